@@ -1,0 +1,1 @@
+//! Wire types, error codes and the client of the node's API.

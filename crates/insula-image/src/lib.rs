@@ -1,0 +1,1 @@
+//! Images: build, import, store, verify, stages, export, garbage collection.

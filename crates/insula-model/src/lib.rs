@@ -1,0 +1,38 @@
+//! The nouns of Insula and the pure rules about them.
+//!
+//! Everything here is plain data: ids, names, units, what a container is asked to be, what an image says about
+//! itself. Nothing here reads a file, asks a clock or knows a kernel call; every other crate may depend on it.
+
+mod bytes;
+mod digest;
+mod id;
+mod id_range;
+mod image_config;
+mod image_ref;
+mod mount_plan;
+mod name;
+mod network;
+mod resources;
+mod restart;
+#[cfg(feature = "schema")]
+mod schema;
+mod signal;
+mod spec;
+mod state;
+mod volume;
+
+pub use bytes::{Bytes, ParseBytesError};
+pub use digest::{ParseDigestError, Sha256Digest};
+pub use id::{ContainerId, ParseContainerIdError};
+pub use id_range::IdRange;
+pub use image_config::{HealthCheck, ImageConfig, Stage};
+pub use image_ref::{ImageId, ImageRef, ParseImageRefError};
+pub use mount_plan::{MountPlan, Place, PlaceContent};
+pub use name::{ContainerName, ImageName, ImageVersion, NameError, NodeName};
+pub use network::{HostEntry, NetworkMode, ParsePortError, PublishedPort, Transport};
+pub use resources::{CpuLimit, ParseCpuLimitError, ResourceSpec, Ulimit};
+pub use restart::{ParseRestartPolicyError, RestartPolicy};
+pub use signal::{ParseSignalError, Signal};
+pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess};
+pub use state::ContainerState;
+pub use volume::{Access, DeviceSpec, ParseVolumeError, TmpfsMount, VolumeMount};

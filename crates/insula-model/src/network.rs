@@ -1,0 +1,141 @@
+//! A container's network as it is asked for.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which network stack a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Its own, with addresses of its own and a routed way out.
+    #[default]
+    Default,
+    /// Its own, with nothing but a loopback.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// Transport protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the host that leads to a port of the container; as text `[IP:]HOST:CONTAINER[/udp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublishedPort {
+    /// Host address it is published on; `None` is every address.
+    pub address: Option<IpAddr>,
+    /// Port on the host, 1 to 65535.
+    pub host: u16,
+    /// Port in the container, 1 to 65535.
+    pub container: u16,
+    /// Protocol.
+    pub transport: Transport,
+}
+
+/// Text that is no published port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("port `{}` is not [IP:]HOST:CONTAINER[/tcp|/udp] with ports from 1 to 65535", given.escape_debug())]
+pub struct ParsePortError {
+    given: String,
+}
+
+impl FromStr for PublishedPort {
+    type Err = ParsePortError;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParsePortError { given: given.to_owned() };
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(wrong()),
+        };
+        let (ports, transport) = match given.split_once('/') {
+            None => (given, Transport::Tcp),
+            Some((ports, "tcp")) => (ports, Transport::Tcp),
+            Some((ports, "udp")) => (ports, Transport::Udp),
+            Some(_) => return Err(wrong()),
+        };
+        let (front, container) = ports.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, host) = match front.rsplit_once(':') {
+            None => (None, front),
+            Some((address, host)) => {
+                let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+                (Some(address.parse().map_err(|_| wrong())?), host)
+            }
+        };
+        Ok(Self { address, host: port(host)?, container: port(container)?, transport })
+    }
+}
+
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            None => {}
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+        }
+        write!(f, "{}:{}", self.host, self.container)?;
+        match self.transport {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/udp"),
+        }
+    }
+}
+
+impl TryFrom<String> for PublishedPort {
+    type Error = ParsePortError;
+
+    fn try_from(given: String) -> Result<Self, Self::Error> {
+        given.parse()
+    }
+}
+
+impl From<PublishedPort> for String {
+    fn from(port: PublishedPort) -> Self {
+        port.to_string()
+    }
+}
+
+/// A line of the container's `/etc/hosts`; as text `NAME:ADDRESS`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HostEntry {
+    /// Host name.
+    pub name: String,
+    /// Its address.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub address: IpAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_read_back_from_their_text() {
+        for text in ["80:8080", "127.0.0.1:80:8080", "53:53/udp", "[::1]:80:8080"] {
+            assert_eq!(text.parse::<PublishedPort>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_port_is_refused() {
+        for bad in ["", "80", "0:80", "80:0", "65536:80", "a:80:80", "80:80/sctp", "-1:80", ":80"] {
+            assert!(bad.parse::<PublishedPort>().is_err(), "{bad}");
+        }
+    }
+}

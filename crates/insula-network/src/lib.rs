@@ -1,0 +1,1 @@
+//! Links, addresses, routes and filters of the containers of one node.

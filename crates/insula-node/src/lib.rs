@@ -1,0 +1,1 @@
+//! The node daemon: desired and actual state, one driver per container, the API.

@@ -1,0 +1,1 @@
+//! Plans as data: typed kernel steps, their codec, the executor, the sweep, and the launcher's protocol.

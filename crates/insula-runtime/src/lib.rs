@@ -1,0 +1,1 @@
+//! From a container's specification to the plan of its start.

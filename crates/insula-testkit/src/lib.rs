@@ -1,0 +1,1 @@
+//! Test harness: private nodes, a probe inside containers, host checks.
