@@ -1,1 +1,33 @@
-//! Wire types, error codes and the client of the node's API.
+//! What travels between the node daemon and its clients.
+//!
+//! HTTP/JSON over a unix socket: [`paths`] says where, the types say what. Errors are RFC 9457 problem documents
+//! ([`Problem`]) with a stable code. Standard streams do not go through HTTP: a client gets a one-time
+//! [`AttachToken`] and hands its descriptors over on the attach socket ([`attach`]).
+//!
+//! Field names are snake_case, times RFC 3339 in UTC, sizes in bytes.
+
+pub mod attach;
+mod container;
+mod event;
+mod exec;
+mod image;
+mod node;
+mod operation;
+pub mod paths;
+mod problem;
+
+pub use attach::AttachToken;
+pub use container::{
+    ContainerSummary, ContainerView, CreateContainer, CreatedContainer, DeleteQuery, KillRequest, ListQuery, LogLine,
+    LogStream, LogsQuery, ProcessRow, RenameRequest, ResourceUsage, SetRequest, SetResult, StartRequest, StopRequest,
+    UpgradeRequest, UpgradeResult, WaitCondition, WaitQuery, WaitResult, WhoisAnswer, WhoisQuery,
+};
+pub use event::{Event, EventSubject};
+pub use exec::{CreatedExec, ExecRequest};
+pub use image::{
+    BuildImage, ChangedPath, DefaultImage, ExportFormat, ExportImage, ImageDiff, ImageUsage, ImageView, ImportImage,
+    PathChange, TestReport, TransferToken, VerifyReport,
+};
+pub use node::{Finding, FindingLevel, NodeReport, VersionView};
+pub use operation::{Operation, OperationKind, OperationProgress, OperationState};
+pub use problem::{Problem, ProblemCode};

@@ -1,0 +1,181 @@
+//! Images on the wire.
+
+use insula_model::{Bytes, ImageConfig, ImageId, ImageName, ImageVersion, MountPlan, Sha256Digest, Stage};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::AttachToken;
+
+/// One version of an image.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ImageView {
+    /// `name@version`.
+    pub image: ImageId,
+    /// Name.
+    pub name: ImageName,
+    /// Version.
+    pub version: ImageVersion,
+    /// Whether it is what `name` alone means.
+    pub default: bool,
+    /// Where it stands.
+    pub stage: Stage,
+    /// SHA-256 of the canonical manifest.
+    pub digest: Sha256Digest,
+    /// SHA-256 of the tree without offsets: equal for equal content.
+    pub tree_digest: Sha256Digest,
+    /// Size of the image file.
+    pub size: Bytes,
+    /// Files, directories, links and devices in it.
+    pub entries: u64,
+    /// When it was published.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Timestamp,
+    /// Set when a check found it damaged: it starts no containers.
+    pub damaged: Option<String>,
+    /// How to run it.
+    pub config: ImageConfig,
+    /// Its writable places.
+    pub mount_plan: MountPlan,
+    /// Last test.
+    pub test: Option<TestReport>,
+    /// Containers that name it.
+    pub used_by: Vec<String>,
+}
+
+/// Result of `image test`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TestReport {
+    /// Whether every check passed.
+    pub passed: bool,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// One line per check.
+    pub checks: Vec<String>,
+}
+
+/// `POST /v1/images/{name}/{version}/import`: 202 with an operation; the archive goes over the attach socket.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportImage {
+    /// Absolute path on the node instead of a file of the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// `POST /v1/images/build`: 202 with an operation.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildImage {
+    /// The recipe (TOML).
+    pub recipe: String,
+    /// Absolute directory on the node that relative paths of the recipe start from.
+    pub directory: String,
+}
+
+/// `POST /v1/images/{name}/{version}/export`: 202 with an operation.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExportImage {
+    /// What to write.
+    pub format: ExportFormat,
+    /// Absolute path on the node; the client's file over the attach socket when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// Forms of an exported image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// The tree as a tar archive.
+    Tar,
+    /// An OCI image layout directory.
+    OciDirectory,
+    /// An OCI image layout in a tar archive.
+    OciArchive,
+}
+
+/// `PUT /v1/images/{name}/default`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DefaultImage {
+    /// The version that `name` alone is to mean.
+    pub version: ImageVersion,
+}
+
+/// Result of `image verify`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VerifyReport {
+    /// Image.
+    pub image: ImageId,
+    /// Whether every byte is as published.
+    pub intact: bool,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Files whose content differs, or `metadata`, or `manifest`.
+    pub damaged: Vec<String>,
+}
+
+/// Result of `image diff`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ImageDiff {
+    /// Older side.
+    pub from: ImageId,
+    /// Newer side.
+    pub to: ImageId,
+    /// In path order.
+    pub changes: Vec<ChangedPath>,
+    /// `name old -> new` for each package that differs.
+    pub packages: Vec<String>,
+    /// Differences of configuration and mount plan, one line each.
+    pub config: Vec<String>,
+}
+
+/// A path that differs between two versions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChangedPath {
+    /// Absolute path.
+    pub path: String,
+    /// How.
+    pub change: PathChange,
+    /// Size on the newer side, or what was removed.
+    pub size: u64,
+}
+
+/// Kinds of difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PathChange {
+    /// Only on the newer side.
+    Added,
+    /// Only on the older side.
+    Removed,
+    /// Other content.
+    Content,
+    /// Same content, other owner, mode, time, type or attributes.
+    Metadata,
+}
+
+/// Result of `image usage`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ImageUsage {
+    /// Image.
+    pub image: ImageId,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Bytes of the image file in the page cache, where the kernel tells.
+    pub cached_bytes: Option<u64>,
+    /// Containers that run it now.
+    pub running: u64,
+    /// Containers that name it.
+    pub containers: Vec<String>,
+}
+
+/// Answer of an operation that moves a file of the client's.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TransferToken {
+    /// Token for the attach socket.
+    pub attach_token: AttachToken,
+}

@@ -1,0 +1,50 @@
+//! The node on the wire.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/version`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VersionView {
+    /// Version of the daemon.
+    pub version: String,
+    /// Version of the API; clients refuse another major one.
+    pub api: String,
+    /// The node's name.
+    pub node: String,
+    /// Kernel release.
+    pub kernel: String,
+}
+
+/// `GET /v1/doctor`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeReport {
+    /// One line per thing looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingLevel {
+    /// As it should be.
+    Good,
+    /// Works with a cost.
+    Warning,
+    /// Something will not work.
+    Failure,
+}
+
+/// One thing the doctor looked at.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: String,
+    /// How it stands.
+    pub level: FindingLevel,
+    /// What was found and what it costs.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
