@@ -1,0 +1,20 @@
+//! Everything CI runs, in its order: cheap checks first.
+
+use crate::{clean_host, packages, step};
+
+/// Runs all of it; the first failure ends it, after the host was cleaned.
+pub(crate) fn run() -> Result<(), Box<dyn std::error::Error>> {
+    packages::install()?;
+    let outcome = steps();
+    clean_host::run()?;
+    outcome
+}
+
+fn steps() -> Result<(), Box<dyn std::error::Error>> {
+    step::cargo("format", &["fmt", "--all", "--check"])?;
+    step::cargo("sources", &["test", "--locked", "--quiet", "--package=xtask"])?;
+    step::cargo("lint", &["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny=warnings"])?;
+    step::cargo("programs", &["build", "--locked", "--workspace", "--bins"])?;
+    step::cargo("tests", &["nextest", "run", "--locked", "--workspace", "--no-fail-fast"])?;
+    Ok(())
+}
