@@ -1,1 +1,7 @@
 //! Linux as typed functions: the only crate with unsafe code, and it knows nothing of Insula.
+
+pub mod capability;
+pub mod cgroup;
+pub mod device_filter;
+pub mod rlimit;
+pub mod seccomp;
