@@ -13,6 +13,7 @@ mod layers;
 mod packages;
 mod step;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   layers        check the arrows between the crates
   tidy          check the house rules that a compiler does not
   dependencies  check licences and fences of third-party crates
+  vm-test [6.1] [6.12] [NAME]
+                live tests (whose names contain NAME) on those kernels, with cgroup version 2 alone
   clean-host    remove what a crashed test may have left on this machine";
 
 fn main() -> ExitCode {
@@ -37,6 +40,10 @@ fn main() -> ExitCode {
         ["layers"] => finding::report(layers::check()),
         ["tidy"] => finding::report(tidy::check()),
         ["dependencies"] => finding::report(dependencies::check()),
+        ["vm-test", rest @ ..] => {
+            let (kernels, names): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.starts_with("6."));
+            vm::run(&kernels, names.first().copied().unwrap_or("live_"))
+        }
         ["clean-host"] => clean_host::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::step::{self, StepError};
 
 /// Package, and the program or file that shows it is there.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("attr", "/usr/bin/getfattr"),
     ("build-essential", "/usr/bin/cc"),
     ("busybox-static", "/bin/busybox"),
@@ -14,6 +14,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ("iputils-ping", "/usr/bin/ping"),
     ("mmdebstrap", "/usr/bin/mmdebstrap"),
     ("nftables", "/usr/sbin/nft"),
+    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("skopeo", "/usr/bin/skopeo"),
     ("util-linux", "/usr/bin/nsenter"),
     ("zstd", "/usr/bin/zstd"),

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Sets the machine up as a user's would be (cgroup version 2 alone), runs every live test program one after the
+# other, and says how it went on the last line of the console.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run
+mount -t tmpfs -o mode=1777 tmp /tmp
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount --make-rshared /
+depmod
+modprobe -a erofs overlay veth loop nf_tables nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_masq nft_nat nft_ct
+ip link set lo up
+filter=$(sed -n 's/.*insula.filter=\([^ ]*\).*/\1/p' /proc/cmdline)
+export INSULA_PROGRAM_DIR=/insula INSULA_VM=1 RUST_BACKTRACE=1
+failed=0
+for test in /insula/tests/*; do
+	"$test" --list --format terse "$filter" 2>/dev/null | grep -q ': test$' || continue
+	echo "== $(basename "$test")"
+	timeout 600 "$test" --test-threads=1 "$filter" </dev/null || failed=$((failed + 1))
+done
+echo "insula-vm-result: $failed"
+sync
+echo o >/proc/sysrq-trigger
+read -r _

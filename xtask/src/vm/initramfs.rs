@@ -1,0 +1,106 @@
+//! What the machine boots into: busybox, the root archive, modules, our programs and the live tests.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Boot, VmError};
+use crate::{step, workspace};
+
+/// First program of the machine.
+const FIRST_INIT: &str = include_str!("first-init.sh");
+/// Its init once the root is unpacked.
+const GUEST_INIT: &str = include_str!("guest-init.sh");
+
+/// Module folders that tests need, below `kernel/`.
+const MODULES: [&str; 8] =
+    ["fs/erofs", "fs/overlayfs", "fs/btrfs", "net", "drivers/net", "drivers/block", "lib", "crypto"];
+
+/// Writes the archive for one kernel and returns its path.
+pub(super) fn pack(boot: &Boot, root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let tree = boot.folder.join("initramfs");
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    let guest = tree.join("guest");
+    let modules = guest.join("lib/modules").join(&boot.release);
+    fs::create_dir_all(tree.join("bin"))?;
+    fs::create_dir_all(&modules)?;
+    fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
+    fs::hard_link(root, tree.join("root.tar"))?;
+    write_program(&tree.join("init"), FIRST_INIT)?;
+    write_program(&guest.join("guest-init"), GUEST_INIT)?;
+    copy_modules(boot, &modules)?;
+    copy_programs(&guest)?;
+    let archive = boot.folder.join("initramfs.cpio");
+    write_archive(&tree, &archive)?;
+    Ok(archive)
+}
+
+fn write_program(path: &Path, text: &str) -> Result<(), std::io::Error> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+fn copy_modules(boot: &Boot, target: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    for subject in MODULES {
+        let source = boot.modules().join("kernel").join(subject);
+        if !source.is_dir() {
+            continue;
+        }
+        let parent = target.join("kernel").join(subject);
+        let parent = parent.parent().unwrap_or(target);
+        fs::create_dir_all(parent)?;
+        let copied = Command::new("cp").arg("-a").arg(&source).arg(parent).status()?;
+        if !copied.success() {
+            return Err(VmError::Incomplete { folder: source, what: "readable modules" }.into());
+        }
+    }
+    for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
+        fs::copy(boot.modules().join(list), target.join(list))?;
+    }
+    Ok(())
+}
+
+/// Programs beside each other in `guest/insula/`, test programs in `guest/insula/tests/`, all without debug sections.
+fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let programs = guest.join("insula");
+    let tests = programs.join("tests");
+    fs::create_dir_all(&tests)?;
+    step::cargo("programs", &["build", "--locked", "--workspace", "--bins"])?;
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--locked", "--workspace", "--exclude=xtask", "--no-run", "--message-format=json"])
+        .current_dir(workspace::root())
+        .stderr(Stdio::inherit())
+        .output()?;
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
+        let Some(executable) = message.get("executable").and_then(Value::as_str) else { continue };
+        let is_test = message.pointer("/profile/test").and_then(Value::as_bool).unwrap_or(false);
+        let executable = Path::new(executable);
+        let Some(name) = executable.file_name() else { continue };
+        let target = if is_test { tests.join(name) } else { programs.join(name) };
+        let stripped = Command::new("objcopy").arg("--strip-debug").arg(executable).arg(&target).status()?.success();
+        if !stripped {
+            fs::copy(executable, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_archive(tree: &Path, archive: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let mut find = Command::new("find").arg(".").current_dir(tree).stdout(Stdio::piped()).spawn()?;
+    let names = find.stdout.take().map_or_else(Stdio::null, Stdio::from);
+    let packed = Command::new("busybox")
+        .args(["cpio", "-o", "-H", "newc"])
+        .current_dir(tree)
+        .stdin(names)
+        .stdout(fs::File::create(archive)?)
+        .stderr(Stdio::null())
+        .status()?;
+    find.wait()?;
+    if packed.success() { Ok(()) } else { Err(VmError::Incomplete { folder: tree.to_owned(), what: "archive" }.into()) }
+}

@@ -1,0 +1,54 @@
+//! One run of the machine.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Boot, Kernel, VmError};
+
+/// Line of the console that says how many test programs failed.
+const RESULT: &str = "insula-vm-result: ";
+
+/// Memory of the machine in MiB: root, programs and containers live in it.
+const MEMORY_MIB: &str = "6144";
+
+/// Boots `initramfs` and shows the console; ends when the machine powers off, or after 20 minutes.
+pub(super) fn run(
+    kernel: Kernel,
+    boot: &Boot,
+    initramfs: &Path,
+    filter: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let console = boot.folder.join("console.log");
+    let append = format!("console=ttyS0 quiet panic=-1 loglevel=4 insula.filter={filter}");
+    println!("── machine with kernel {}: booting", boot.release);
+    let mut machine = Command::new("timeout")
+        .args(["1200", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+        .args(["-m", MEMORY_MIB, "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-append", &append])
+        .arg("-kernel")
+        .arg(boot.image())
+        .arg("-initrd")
+        .arg(initramfs)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut log = File::create(&console)?;
+    let mut result = None;
+    if let Some(output) = machine.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+            writeln!(log, "{line}")?;
+            println!("   | {line}");
+            if let Some((_, failed)) = line.split_once(RESULT) {
+                result = failed.trim().parse::<u32>().ok();
+            }
+        }
+    }
+    machine.wait()?;
+    match result {
+        Some(0) => Ok(()),
+        Some(_) => Err(VmError::TestsFailed { kernel: kernel.name, console }.into()),
+        None => Err(VmError::NoResult { console }.into()),
+    }
+}
