@@ -202,4 +202,45 @@ mod tests {
         let ids = PrivilegeStep::SetIds { uid: u32::MAX, gid: 0, groups: Vec::new() };
         assert!(matches!(ids.perform(), Err(PrivilegeStepError::Kernel { errno: Errno::INVAL, .. })));
     }
+
+    /// Fields of `/proc/thread-self/status`.
+    fn status(field: &str) -> String {
+        let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn live_the_steps_in_their_order_leave_only_what_they_name() {
+        // Ids, capabilities and filters are a thread's own, so that this one may be spoilt.
+        let steps = vec![
+            PrivilegeStep::LimitResource { resource: 4, soft: 0, hard: u64::MAX },
+            PrivilegeStep::InstallFilter { program: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f] },
+            PrivilegeStep::LimitBoundingSet { keep: CapabilitySet::CONTAINER_DEFAULT.bits() },
+            PrivilegeStep::SetCapabilities { keep: CapabilitySet::CONTAINER_DEFAULT.bits() },
+        ];
+        let core = rlimit::limit(Resource::CORE).unwrap();
+        let become_user = PrivilegeStep::SetIds { uid: 65_534, gid: 65_534, groups: vec![100, 101] };
+        std::thread::spawn(move || {
+            for step in &steps {
+                step.perform().unwrap();
+            }
+            let default = format!("{:016x}", CapabilitySet::CONTAINER_DEFAULT.bits());
+            assert_eq!(
+                (status("CapEff"), status("CapPrm"), status("CapBnd")),
+                (default.clone(), default.clone(), default)
+            );
+            assert_eq!((status("CapInh"), status("CapAmb")), ("0".repeat(16), "0".repeat(16)));
+            assert_eq!(status("Seccomp"), "2");
+            become_user.perform().unwrap();
+            assert_eq!(status("Uid"), "65534 65534 65534 65534");
+            assert_eq!(status("Groups"), "100 101");
+            assert_eq!(status("CapPrm"), "0".repeat(16));
+            PrivilegeStep::NoNewPrivileges.perform().unwrap();
+            assert_eq!(status("NoNewPrivs"), "1");
+        })
+        .join()
+        .unwrap();
+        rlimit::set_limit(Resource::CORE, core).unwrap();
+    }
 }

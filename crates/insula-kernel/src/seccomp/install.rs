@@ -73,3 +73,62 @@ fn set_mode_filter(filter: &Filter, flags: u32) -> Result<libc::c_long, Errno> {
     let ret = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) };
     if ret == -1 { Err(last_errno()) } else { Ok(ret) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Action, Architecture, Argument, Clause, Condition, Rule, RuleSet, Test};
+    use super::*;
+    use crate::capability::set_no_new_privileges;
+
+    /// A filter is its thread's own, so that a test's thread may be spoilt.
+    fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        std::thread::spawn(work).join().unwrap()
+    }
+
+    fn allow_all_but(name: &'static str, rule: impl Into<Rule>) -> Filter {
+        let mut rules = RuleSet::new(Architecture::NATIVE, Action::Allow, Action::KillProcess);
+        rules.set([name], rule).unwrap();
+        rules.compile().unwrap()
+    }
+
+    #[test]
+    fn live_the_kernel_decides_as_the_rules_say() {
+        let when = vec![Condition { argument: Argument::A, test: Test::low_half_is(0xdead) }];
+        let clause = Clause { when, action: Action::Errno(77) };
+        let filter = allow_all_but("getpgid", Rule { clauses: vec![clause], otherwise: Action::Allow });
+        let (refused, allowed, x32) = in_a_thread(move || {
+            set_no_new_privileges().unwrap();
+            install(&filter, InstallFlags::empty()).unwrap();
+            // SAFETY: getpgid takes an integer; as an x32 call it is refused or, without a filter, the same.
+            let x32 = unsafe { libc::syscall(0x4000_0000 | libc::SYS_getpgid, 0) };
+            let x32 = (x32, last_errno());
+            let process = |pid| rustix::process::getpgid(rustix::process::Pid::from_raw(pid));
+            (process(0xdead), process(0), x32)
+        });
+        assert_eq!(refused.unwrap_err().raw_os_error(), 77);
+        allowed.unwrap();
+        if Architecture::NATIVE == Architecture::X86_64 {
+            assert_eq!(x32, (-1, Errno::NOSYS));
+        }
+    }
+
+    #[test]
+    fn live_a_listener_is_a_descriptor_and_there_is_one_at_most() {
+        let filter = allow_all_but("getpgid", Action::Notify);
+        in_a_thread(move || {
+            set_no_new_privileges().unwrap();
+            let _listener = install_with_listener(&filter, InstallFlags::empty()).unwrap();
+            let second = install_with_listener(&filter, InstallFlags::empty());
+            assert_eq!(second.unwrap_err(), Errno::BUSY);
+        });
+    }
+
+    #[test]
+    fn live_the_kernel_refuses_what_is_no_program() {
+        let filter = Filter::from_bytes(vec![0; 8]).unwrap();
+        in_a_thread(move || {
+            set_no_new_privileges().unwrap();
+            assert_eq!(install(&filter, InstallFlags::empty()).unwrap_err(), Errno::INVAL);
+        });
+    }
+}

@@ -4,9 +4,15 @@
 //! RuleSet ── compile ──> Filter (bytes) ── install ──> every later system call
 //! ```
 
+mod arch;
+mod compile;
 mod install;
+mod rules;
 
+pub use arch::Architecture;
+pub use compile::CompileFilterError;
 pub use install::{InstallFlags, install, install_with_listener};
+pub use rules::{Action, Argument, Clause, Condition, Rule, RuleSet, Test, UnknownSystemCall};
 
 /// Most instructions that the kernel takes in one program (`BPF_MAXINSNS`).
 pub const INSTRUCTIONS_MAX: usize = 4_096;
