@@ -1,0 +1,30 @@
+//! What the small programs say to each other: the launcher, the keeper and process 1 of a container.
+//!
+//! Messages are CBOR with integer keys, one message per packet of a `SOCK_SEQPACKET` unix socket, with descriptors
+//! beside it (`SCM_RIGHTS`). Each side's blocking half of a conversation is here too, so that every program that
+//! speaks a protocol speaks the same one.
+//!
+//! ```text
+//!   daemon --LauncherCall--> launcher --KeeperCall--> keeper
+//!          <-LauncherEvent-           <-KeeperAnswer-
+//!   daemon --InitRequest---> init (process 1) --InitEvent (status socket)--> launcher
+//!          <-InitEvent------
+//! ```
+//!
+//! Nothing here decides anything; a peer's message is data until its receiver has checked it. Unknown fields are
+//! skipped, unknown variants are an error of that message.
+
+mod cbor;
+pub mod channel;
+pub mod facts;
+pub mod failure;
+pub mod init;
+pub mod keeper;
+pub mod launcher;
+pub mod process;
+pub mod run_dir;
+pub mod status;
+
+/// Version of all protocols together. A peer with another version is refused, never guessed at: daemon, launcher and
+/// keeper are upgraded one by one and each states what it speaks in its first message.
+pub const PROTOCOL_VERSION: u16 = 1;
