@@ -3,5 +3,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod device_filter;
+pub mod netlink;
+pub mod nfnetlink;
 pub mod rlimit;
 pub mod seccomp;

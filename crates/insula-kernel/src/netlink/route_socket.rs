@@ -1,0 +1,166 @@
+//! The `NETLINK_ROUTE` socket and the requests it takes.
+
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use rustix::io::Errno;
+
+use super::link::{self, LinkEntry, LinkSettings, VethPair};
+use super::{Frame, InterfaceAddress, LinkIndex, LinkName, Neighbour, NetlinkSocket, Reply, RequestError, Route};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+
+/// One change of the network of a namespace. Makes fail with `EEXIST` if the object is there, unless said otherwise.
+#[derive(Debug)]
+pub enum RouteRequest<'a> {
+    /// Makes both ends, down.
+    CreateVeth(VethPair<'a>),
+    /// Changes a link; `ENODEV` if there is none of this name.
+    SetLink {
+        /// Its name.
+        name: &'a LinkName,
+        /// What to change.
+        settings: LinkSettings,
+    },
+    /// Gives a link another name; it must be down on kernels before 6.2.
+    RenameLink {
+        /// The link.
+        link: LinkIndex,
+        /// Its new name.
+        name: &'a LinkName,
+    },
+    /// Removes a link and, of a pair, the other end; `ENODEV` if there is none of this name.
+    DeleteLink(&'a LinkName),
+    /// Gives a link an address.
+    AddAddress(InterfaceAddress),
+    /// Takes one away; `EADDRNOTAVAIL` if it is not there.
+    RemoveAddress(InterfaceAddress),
+    /// Adds a route.
+    AddRoute(Route),
+    /// Takes one away; `ESRCH` if it is not there.
+    RemoveRoute(Route),
+    /// Adds or replaces a permanent neighbour.
+    SetNeighbour(Neighbour),
+}
+
+impl RouteRequest<'_> {
+    fn frame(&self) -> Frame {
+        let make = NLM_F_CREATE | NLM_F_EXCL;
+        match self {
+            Self::CreateVeth(pair) => frame(RTM_NEWLINK, make, &pair.message()),
+            Self::SetLink { name, settings } => frame(RTM_SETLINK, 0, &settings.message(name)),
+            Self::RenameLink { link, name } => frame(RTM_SETLINK, 0, &link::rename(*link, name)),
+            Self::DeleteLink(name) => frame(RTM_DELLINK, 0, &link::named(name)),
+            Self::AddAddress(address) => frame(RTM_NEWADDR, make, &address.message()),
+            Self::RemoveAddress(address) => frame(RTM_DELADDR, 0, &address.message()),
+            Self::AddRoute(route) => frame(RTM_NEWROUTE, make, &route.message()),
+            Self::RemoveRoute(route) => frame(RTM_DELROUTE, 0, &route.message()),
+            Self::SetNeighbour(neighbour) => frame(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &neighbour.message()),
+        }
+    }
+}
+
+fn frame(kind: u16, flags: u16, message: &impl Emitable) -> Frame {
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    Frame { kind, flags: flags | NLM_F_ACK, payload }
+}
+
+/// A socket to the network of the namespace in which it was opened.
+#[derive(Debug)]
+pub struct RouteSocket(NetlinkSocket);
+
+impl RouteSocket {
+    /// `socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)`
+    ///
+    /// # Errors
+    ///
+    /// - `EMFILE`, `ENOMEM`: no room for another file.
+    ///
+    /// Source: rtnetlink(7).
+    pub fn open() -> Result<Self, Errno> {
+        NetlinkSocket::open(None).map(Self)
+    }
+
+    /// Does all requests, 64 at most, in one `send`.
+    ///
+    /// # Errors
+    ///
+    /// The first request that the kernel refused; those after it may have been done. `EPERM` without
+    /// `CAP_NET_ADMIN` in the user namespace that owns this network namespace.
+    ///
+    /// Source: rtnetlink(7).
+    pub fn perform(&mut self, requests: &[RouteRequest<'_>]) -> Result<(), RequestError> {
+        let frames: Vec<Frame> = requests.iter().map(RouteRequest::frame).collect();
+        self.0.transact(&frames).map(drop)
+    }
+
+    /// As [`RouteSocket::perform`], with the question for a link's index behind the requests in the same `send`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RouteSocket::perform`]; the question counts as the last request and answers `ENODEV` for no such link.
+    pub fn perform_then_find(
+        &mut self,
+        requests: &[RouteRequest<'_>],
+        name: &LinkName,
+    ) -> Result<LinkIndex, RequestError> {
+        let mut frames: Vec<Frame> = requests.iter().map(RouteRequest::frame).collect();
+        frames.push(frame(RTM_GETLINK, 0, &link::query(Some(name))));
+        let count = frames.len();
+        let replies = self.0.transact(&frames)?;
+        entries(replies).next().map(|entry| entry.index).ok_or(RequestError {
+            request: count - 1,
+            requests: count,
+            explanation: None,
+            errno: Errno::NODEV,
+        })
+    }
+
+    /// Index of the link with this name, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not answer.
+    pub fn link_index(&mut self, name: &LinkName) -> Result<Option<LinkIndex>, RequestError> {
+        match self.perform_then_find(&[], name) {
+            Ok(index) => Ok(Some(index)),
+            Err(error) if error.errno == Errno::NODEV => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a link if it is there. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// As [`RouteSocket::perform`], without `ENODEV`.
+    pub fn ensure_link_absent(&mut self, name: &LinkName) -> Result<(), RequestError> {
+        match self.perform(&[RouteRequest::DeleteLink(name)]) {
+            Err(error) if error.errno == Errno::NODEV => Ok(()),
+            done => done,
+        }
+    }
+
+    /// All links whose names begin with `prefix`. Reads the whole list: about 1 ms for 1,000 links.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not answer.
+    pub fn links_with_prefix(&mut self, prefix: &str) -> Result<Vec<LinkEntry>, RequestError> {
+        let mut question = frame(RTM_GETLINK, NLM_F_DUMP, &link::query(None));
+        question.flags = NLM_F_DUMP;
+        let replies = self.0.transact(&[question])?;
+        Ok(entries(replies).filter(|entry| entry.name.as_str().starts_with(prefix)).collect())
+    }
+}
+
+fn entries(replies: Vec<Reply>) -> impl Iterator<Item = LinkEntry> {
+    replies.into_iter().filter(|reply| reply.kind == RTM_NEWLINK).filter_map(|reply| LinkEntry::parse(&reply.payload))
+}

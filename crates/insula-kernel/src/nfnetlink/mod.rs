@@ -1,0 +1,17 @@
+//! Elements of nftables sets and maps, over `NETLINK_NETFILTER`, without the `nft` program.
+//!
+//! Not for: tables, chains and rules; whoever makes those does it once, with `nft`. Changes travel in a batch that the
+//! kernel does as a whole or not at all:
+//!
+//! ```text
+//!   batch begin │ NEWSETELEM set a: elements │ NEWSETELEM set b: elements │ batch end
+//! ```
+//!
+//! A key or a value made of several fields (`inet_proto . inet_service`) is their bytes one after another, each field
+//! padded to four bytes.
+
+mod element;
+mod socket;
+
+pub use element::{Element, Field, SetElements};
+pub use socket::FilterSocket;
