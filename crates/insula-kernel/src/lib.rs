@@ -3,7 +3,12 @@
 pub mod capability;
 pub mod cgroup;
 pub mod device_filter;
+pub mod execute;
+pub mod fd_table;
+pub mod fork;
 pub mod netlink;
 pub mod nfnetlink;
+pub mod peer;
 pub mod rlimit;
 pub mod seccomp;
+pub mod signals;

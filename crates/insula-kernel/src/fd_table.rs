@@ -1,0 +1,122 @@
+//! The descriptor table of this process as a whole: what was inherited, and what a program about to start gets.
+#![allow(unsafe_code, reason = "insula-kernel is the only crate that may")]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+use crate::capability::last_errno;
+
+/// `fcntl(number, F_SETFD, FD_CLOEXEC)`
+///
+/// Takes over a descriptor that this process was started with. Once per number, at the start of `main`, before
+/// anything else opens descriptors: after that the number may be somebody else's.
+///
+/// # Errors
+///
+/// - `EBADF`: no descriptor has this number.
+///
+/// Source: fcntl(2).
+pub fn take_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes integers and touches no memory of ours.
+    let ret = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if ret != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the number is open (fcntl succeeded), and the caller promises that it is inherited and taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// `dup3` of each to 0, 1, 2 … in order, `close_range` of all others
+///
+/// The table then holds exactly `fds`, of which the first `inherited` stay open over exec and the rest do not. Every
+/// handle that was made before is void: only for a forked child that goes on to [`execute`](crate::execute::execute)
+/// or [`exit_now`](crate::fork::exit_now) and uses no descriptor but by the numbers given here.
+///
+/// # Errors
+///
+/// - `EMFILE`: the table has no room for the detour; the table is then in no defined state.
+///
+/// Source: dup(2), `close_range(2)` (Linux 5.9).
+pub fn replace(fds: &[BorrowedFd<'_>], inherited: usize) -> Result<(), Errno> {
+    // First out of the way: a source may have the number of another's target.
+    let count = RawFd::try_from(fds.len()).map_err(|_| Errno::MFILE)?;
+    let mut aside = Vec::with_capacity(fds.len());
+    for fd in fds {
+        // SAFETY: the call takes integers and makes a new descriptor, numbered `count` or above.
+        let ret = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, count) };
+        if ret < 0 {
+            return Err(last_errno());
+        }
+        aside.push(ret);
+    }
+    for (target, source) in (0..count).zip(aside) {
+        let flags = if usize::try_from(target).is_ok_and(|target| target < inherited) { 0 } else { libc::O_CLOEXEC };
+        // SAFETY: the call takes integers; what had the target's number is given up, as documented.
+        let ret = unsafe { libc::dup3(source, target, flags) };
+        if ret < 0 {
+            return Err(last_errno());
+        }
+    }
+    close_from(count)
+}
+
+/// `close_range(first, ~0, 0)`
+///
+/// Every handle to a descriptor numbered `first` or above is void afterwards: for the start of a program that closes
+/// what it was not meant to inherit, and for children about to exec.
+///
+/// # Errors
+///
+/// None are expected on Linux 5.9 or newer.
+///
+/// Source: `close_range(2)`.
+pub fn close_from(first: RawFd) -> Result<(), Errno> {
+    let first = libc::c_uint::try_from(first).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the call takes integers; that handles become void is this function's documented meaning.
+    let ret = unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The descriptor with this number in a process whose table was just arranged by [`replace`].
+///
+/// # Errors
+///
+/// - `EBADF`: no descriptor has this number.
+///
+/// Source: fcntl(2).
+pub fn numbered(number: RawFd) -> Result<BorrowedFd<'static>, Errno> {
+    // SAFETY: the call takes integers and touches no memory of ours.
+    let ret = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if ret < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the number is open, and the table that `replace` made is changed by nobody until exec or exit.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fork::{Fork, exit_now, fork};
+    use rustix::process::{WaitOptions, waitpid};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_replaced_table_holds_the_given_ones_in_order_and_nothing_else() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let Fork::Parent(child) = fork().unwrap() else {
+            // Sources in an order that collides with the targets: 1 to 0, 0 to 1.
+            let good = replace(&[writer.as_fd(), reader.as_fd(), writer.as_fd()], 2).is_ok()
+                && numbered(2).is_ok()
+                && numbered(3).is_err()
+                && numbered(0).is_ok_and(|fd| rustix::io::write(fd, b"x") == Ok(1))
+                && numbered(1).is_ok_and(|fd| rustix::io::read(fd, &mut [0]) == Ok(1))
+                && numbered(1).is_ok_and(|fd| rustix::io::fcntl_getfd(fd) == Ok(rustix::io::FdFlags::empty()))
+                && numbered(2).is_ok_and(|fd| rustix::io::fcntl_getfd(fd) == Ok(rustix::io::FdFlags::CLOEXEC));
+            exit_now(if good { 0 } else { 1 })
+        };
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+    }
+}
