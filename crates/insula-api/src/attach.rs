@@ -1,17 +1,29 @@
 //! The attach socket: how a client's standard streams reach a container.
 //!
-//! `<run-dir>/attach.sock` is a SOCK_SEQPACKET unix socket, root:insula 0660. One connection serves one attachment:
+//! `<run-dir>/attach.sock` is a SOCK_SEQPACKET unix socket, root:insula 0660. Messages are JSON, one per packet. One
+//! connection serves one attachment:
 //!
 //! ```text
-//! client                                   daemon
-//!   AttachRequest + [stdin, stdout, stderr] ->      (tty: no descriptors)
-//!                                        <- AttachAnswer::Attached + [status socket] (tty: + [pty master])
-//!   closes the connection
+//! client                                          daemon
+//!   AttachRequest + one descriptor per stream ->      (a terminal is asked for: no descriptors)
+//!                              <- AttachAnswer::Attached + descriptors
+//!                              <- AttachAnswer::Ended              (starts of containers; the client stays connected)
 //! ```
 //!
-//! Only pipes, stream sockets and regular files are taken; a terminal or a directory is refused. The status socket
-//! is connected to the container's process 1: the client reads the process's end from it itself, so a daemon that
-//! dies meanwhile does not matter. Messages on it are those of `insula_plan::protocol::init`.
+//! Descriptors beside `Attached`, in order:
+//!
+//! - start of a container: a pidfd of process 1, then the file that will hold the main process's end (a CBOR
+//!   `insula_plan::protocol::status::End`, empty until then), then the pty's master if it has a terminal. The client
+//!   polls the connection and the pidfd. When the pidfd is readable it reads the file; when that is empty, or the
+//!   file is missing because process 1 is the image's own init, it waits for `Ended`. So a daemon that dies
+//!   meanwhile (the connection closes) does not matter.
+//! - exec: the connection to the container's process 1, on which `insula_plan::protocol::init::InitEvent::Ended`
+//!   will arrive and `InitRequest::Signal` may be sent, then the pty's master if it has a terminal. There is no
+//!   `Ended` on the attach connection unless `AttachAnswer::Attached::relayed` says so (images with their own init).
+//! - transfer of a file: none; the operation tells the rest.
+//!
+//! Only pipes, stream sockets and regular files are taken as standard streams; a terminal or a directory is refused
+//! (a client with a terminal makes pipes or asks for a pty and copies itself).
 
 use serde::{Deserialize, Serialize};
 
@@ -51,11 +63,26 @@ pub enum AttachStream {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttachAnswer {
-    /// It runs. Descriptors: the status socket; with a terminal also the pty's master.
+    /// It runs. Descriptors beside it as the module says.
     Attached {
-        /// Host process id of what was started.
+        /// Host process id of what was started, when known.
         pid: Option<u32>,
+        /// Whether `Ended` follows on this connection.
+        relayed: bool,
+        /// Whether the file with the main process's end is among the descriptors.
+        end_file: bool,
+        /// What the user should know, such as that a changed image failed and the last good one runs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// It does not run.
     Refused(crate::Problem),
+    /// It ended.
+    Ended {
+        /// Exit code, 128+n for signal n; `None` when nobody knows it.
+        exit_code: Option<i32>,
+        /// Why the code is unknown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
 }
