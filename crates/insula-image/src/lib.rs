@@ -1,5 +1,6 @@
 //! Images: build, import, store, verify, stages, export, garbage collection.
 
+pub mod archive;
 pub mod attributes;
 mod draft;
 pub mod erofs;

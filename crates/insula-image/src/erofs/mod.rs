@@ -16,17 +16,19 @@
 //!
 //! - [`ImageWriter`] writes an image in one pass over contents that stream by.
 //! - [`ContentReader`] reads a file's bytes by the placement that its tree records.
-
+//! - [`ErofsReader`] reads an image without its manifest: the oracle of tests, and what rescues a lost manifest.
 
 mod checksum;
 mod content;
 mod data;
 mod layout;
 mod metadata;
+mod reader;
 mod writer;
 
 pub use content::ContentReader;
 pub use metadata::{MetadataDigests, WriteMetadataError, write_metadata};
+pub use reader::{ErofsReader, ReadImageError};
 pub use writer::{AddEntryCause, AddEntryError, ImageWriter, WriteImageError, WrittenImage};
 
 /// Bytes of a block.
