@@ -133,7 +133,11 @@ pub fn descendants(dir: &Path) -> Result<Vec<std::path::PathBuf>, Errno> {
 }
 
 /// The groups directly below `dir`.
-fn children(dir: &Path) -> Result<Vec<std::path::PathBuf>, Errno> {
+///
+/// # Errors
+///
+/// - `ENOENT`: `dir` does not exist.
+pub fn children(dir: &Path) -> Result<Vec<std::path::PathBuf>, Errno> {
     let to_errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(to_errno)? {
