@@ -17,6 +17,8 @@ mod pax;
 mod sparse;
 mod tar_reader;
 mod tar_writer;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Read;

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn records_are_read_by_their_lengths() {
         let mut fields = PaxFields::default();
-        fields.read(b"11 path=a\nb\n11 uid=1000\n30 SCHILY.xattr.user.a=x=\x00\ny\n22 comment=not for us\n").unwrap();
+        fields.read(b"12 path=a\nb\n12 uid=1000\n29 SCHILY.xattr.user.a=x=\x00\ny\n22 comment=not for us\n").unwrap();
         assert_eq!(fields.path.as_deref(), Some(&b"a\nb"[..]));
         assert_eq!(fields.uid, Some(1000));
         assert_eq!(fields.xattrs.get(b"user.a"), Some(&b"x=\x00\ny"[..]));

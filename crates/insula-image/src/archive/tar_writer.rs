@@ -174,7 +174,7 @@ fn put_device(header: &mut Header, device: Device) {
 }
 
 /// `LENGTH KEY=VALUE\n`, where LENGTH counts itself.
-fn push_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(super) fn push_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while length != rest + length.to_string().len() {

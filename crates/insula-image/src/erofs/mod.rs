@@ -24,6 +24,8 @@ mod data;
 mod layout;
 mod metadata;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use content::ContentReader;

@@ -1,0 +1,412 @@
+//! Images against their oracles: our reader, `fsck.erofs`, the kernel's mount.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::process::Command;
+
+use proptest::prelude::*;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+use super::*;
+use crate::archive::{KeepAll, walk_directory};
+use crate::attributes::{Attributes, Device, Mtime, Xattrs};
+use crate::draft::{DraftError, NewEntry, NewKind, TreeLimits};
+use crate::path::ImagePath;
+use crate::tree::{ImageTree, InodeKind, Placement};
+
+const ENTRIES_MAX: u32 = 200_000;
+
+fn attributes(mode: u16) -> Attributes {
+    Attributes {
+        mode,
+        uid: 1000,
+        gid: 100,
+        mtime: Mtime { seconds: 1_700_000_000, nanoseconds: 5 },
+        ..Attributes::default()
+    }
+}
+
+fn entry(kind: NewKind) -> NewEntry {
+    NewEntry { kind, attributes: attributes(0o644) }
+}
+
+struct Scratch {
+    writer: ImageWriter,
+    path: tempfile::TempPath,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let (file, path) = tempfile::Builder::new().prefix("insula-image-").tempfile().unwrap().into_parts();
+        Self { writer: ImageWriter::new(file, TreeLimits::standard()).unwrap(), path }
+    }
+
+    fn add(&mut self, path: &str, kind: NewKind) -> &mut Self {
+        self.writer.add(ImagePath::parse(path).unwrap(), entry(kind), &mut std::io::empty()).unwrap();
+        self
+    }
+
+    fn file(&mut self, path: &str, content: &[u8]) -> &mut Self {
+        let size = content.len() as u64;
+        let content = &mut &*content;
+        self.writer.add(ImagePath::parse(path).unwrap(), entry(NewKind::File { size }), content).unwrap();
+        self
+    }
+
+    fn finish(self) -> (WrittenImage, tempfile::TempPath) {
+        (self.writer.finish().unwrap(), self.path)
+    }
+}
+
+fn link(target: &str) -> NewKind {
+    NewKind::HardLink(ImagePath::parse(target).unwrap())
+}
+
+fn assert_oracles_agree(image: &WrittenImage, path: &std::path::Path) {
+    let reader = ErofsReader::open(image.file.try_clone().unwrap()).unwrap();
+    assert_eq!(reader.tree(ENTRIES_MAX).unwrap(), image.tree);
+    assert_eq!((reader.bytes(), reader.metadata_offset()), (image.bytes, image.metadata_offset));
+    assert_eq!(image.file.metadata().unwrap().len(), image.bytes);
+    let mut bytes = Vec::new();
+    let mut file = image.file.try_clone().unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(image.sha256, crate::manifest::digest_of(&bytes));
+    let offset = usize::try_from(image.metadata_offset).unwrap();
+    let mut region = Vec::new();
+    let made_anew = write_metadata(&image.tree, image.metadata_offset, &mut region).unwrap();
+    assert_eq!(made_anew.first_block, bytes[..4096]);
+    assert!(region == bytes[offset..], "metadata made anew differs");
+    assert_eq!(made_anew.digest, image.metadata_sha256);
+    let fsck = Command::new("fsck.erofs").arg(path).output().expect("install erofs-utils");
+    assert!(fsck.status.success(), "fsck.erofs: {}", String::from_utf8_lossy(&fsck.stderr));
+}
+
+/// An entry of every kind, and every shape of content.
+fn rich_tree() -> Scratch {
+    let mut image = Scratch::new();
+    let mut xattrs = Xattrs::default();
+    xattrs.insert(b"user.note", b"hello").unwrap();
+    xattrs.insert(b"trusted.secret", &[7; 5000]).unwrap();
+    xattrs.insert(b"security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let acl: &[u8] = &[
+        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4,
+        0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+    ];
+    xattrs.insert(b"system.posix_acl_access", acl).unwrap();
+    let with_xattrs =
+        |kind, mode| NewEntry { kind, attributes: Attributes { xattrs: xattrs.clone(), ..attributes(mode) } };
+    let mut add = |path: &str, entry, content: &[u8]| {
+        image.writer.add(ImagePath::parse(path).unwrap(), entry, &mut &*content).unwrap();
+    };
+    add("etc/with-xattrs", with_xattrs(NewKind::File { size: 3 }, 0o664), b"abc");
+    add("etc/dir-with-xattrs", with_xattrs(NewKind::Directory, 0o775), b"");
+    let mut few = Xattrs::default();
+    few.insert(b"trusted.a", b"1").unwrap();
+    let small = NewEntry {
+        kind: NewKind::Symlink(b"target"[..].into()),
+        attributes: Attributes { xattrs: few, ..attributes(0o777) },
+    };
+    add("etc/link-with-xattr", small, b"");
+    image.file("empty", b"").file("one", b"1").file("block", &[b'b'; 4096]).file("more", &[b'c'; 4097]);
+    image.file("big", &(0..3_000_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+    let mut holes = vec![0u8; 700_001];
+    holes[200_000] = 1;
+    holes[500_000..510_000].fill(9);
+    image.file("holes", &holes).file("all-hole", &[0; 200_000]).file("zeros-too-small", &[0; 65_536]);
+    image.add("a/symlink", NewKind::Symlink(b"/etc/passwd"[..].into()));
+    image.add("a/long-symlink", NewKind::Symlink([b'x'; 4095].into()));
+    image.add("a/null", NewKind::CharDevice(Device::new(1, 3).unwrap()));
+    image.add("a/disk", NewKind::BlockDevice(Device::new(259, 70_000).unwrap()));
+    image.add("a/pipe", NewKind::Fifo).add("a/socket", NewKind::Socket).add("a-b", NewKind::Directory);
+    image.add("z/first-link", link("big")).add("0-link-before", link("later")).file("later", b"late");
+    image.add("!bang", NewKind::Fifo).add("-dash", NewKind::Directory);
+    image
+}
+
+#[test]
+fn every_kind_of_entry_survives_the_image() {
+    let (image, path) = rich_tree().finish();
+    assert_oracles_agree(&image, &path);
+    let find = |path: &str| image.tree.find(&ImagePath::parse(path).unwrap()).unwrap();
+    assert_eq!(find("z/first-link"), find("big"));
+    assert_eq!(find("etc").attributes, Attributes::of_root(0o755));
+    assert_eq!(find("tmp").attributes.mode, 0o1777);
+    let InodeKind::File(holes) = &find("holes").kind else { panic!("not a file") };
+    let Placement::Chunks(map) = &holes.placement else { panic!("no holes") };
+    assert_eq!(map.stored.len(), 2);
+    let InodeKind::File(small) = &find("zeros-too-small").kind else { panic!("not a file") };
+    assert!(matches!(small.placement, Placement::Blocks { .. }));
+}
+
+#[test]
+fn contents_read_back_by_their_placements() {
+    let (image, _path) = rich_tree().finish();
+    let InodeKind::File(holes) = &image.tree.find(&ImagePath::parse("holes").unwrap()).unwrap().kind else {
+        panic!("not a file")
+    };
+    let mut bytes = Vec::new();
+    ContentReader::new(&image.file, holes).read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 700_001);
+    assert_eq!((bytes[200_000], bytes[505_000], bytes.iter().filter(|byte| **byte != 0).count()), (1, 9, 10_001));
+}
+
+#[test]
+fn a_gigabyte_of_hole_takes_no_room() {
+    let mut image = Scratch::new();
+    let size = 1u64 << 30;
+    let mut content = std::io::repeat(0).take(size - 1).chain(&b"x"[..]);
+    image.writer.add(ImagePath::parse("sparse").unwrap(), entry(NewKind::File { size }), &mut content).unwrap();
+    let (image, path) = image.finish();
+    assert!(image.bytes < 400_000, "{} bytes", image.bytes);
+    let fsck = Command::new("fsck.erofs").arg(&path).status().expect("install erofs-utils");
+    assert!(fsck.success());
+}
+
+#[test]
+fn sixty_thousand_names_in_one_directory() {
+    let mut image = Scratch::new();
+    for index in 0..60_000u32 {
+        // Scrambled, so that sorting has something to do.
+        image.add(&format!("many/{:08x}-{index}", index.wrapping_mul(2_654_435_761)), NewKind::Fifo);
+    }
+    let (image, path) = image.finish();
+    assert_oracles_agree(&image, &path);
+}
+
+#[test]
+fn the_deepest_tree_is_an_image() {
+    let mut image = Scratch::new();
+    image.file(&"d/".repeat(ImagePath::DEPTH_MAX), b"x");
+    let (image, path) = image.finish();
+    assert_oracles_agree(&image, &path);
+}
+
+#[test]
+fn order_of_arrival_changes_the_image_but_not_the_tree() {
+    let mut forward = Scratch::new();
+    forward.file("a", b"first").file("b", b"second").add("c", link("a"));
+    let mut backward = Scratch::new();
+    backward.add("c", link("a")).file("b", b"second").file("a", b"first");
+    let mut again = Scratch::new();
+    again.file("a", b"first").file("b", b"second").add("c", link("a"));
+    let ((forward, _f), (backward, _b), (again, _a)) = (forward.finish(), backward.finish(), again.finish());
+    assert_eq!(forward.tree.digest(), backward.tree.digest());
+    assert_ne!(forward.sha256, backward.sha256);
+    assert_eq!(forward.sha256, again.sha256);
+}
+
+#[test]
+fn a_repeated_name_replaces_what_was_there() {
+    let mut image = Scratch::new();
+    image.file("x", b"old").add("keeps-old", link("x")).file("x", b"new").add("d", NewKind::Directory);
+    image.file("d/inside", b"").add("d", NewKind::Directory).add("e", NewKind::Directory).file("e", b"file now");
+    let (image, path) = image.finish();
+    assert_oracles_agree(&image, &path);
+    let read = |path: &str| match &image.tree.find(&ImagePath::parse(path).unwrap()).unwrap().kind {
+        InodeKind::File(content) => std::io::read_to_string(ContentReader::new(&image.file, content)).unwrap(),
+        kind => panic!("{kind:?}"),
+    };
+    assert_eq!((read("x").as_str(), read("keeps-old").as_str(), read("e").as_str()), ("new", "old", "file now"));
+    assert!(image.tree.find(&ImagePath::parse("d/inside").unwrap()).is_some());
+}
+
+#[test]
+fn trees_that_lead_astray_are_refused_by_name() {
+    let refusal = |build: &dyn Fn(&mut Scratch), path: &str, kind: NewKind| {
+        let mut image = Scratch::new();
+        build(&mut image);
+        let error = image.writer.add(ImagePath::parse(path).unwrap(), entry(kind), &mut std::io::empty()).unwrap_err();
+        assert_eq!(error.path, ImagePath::parse(path).unwrap());
+        match error.cause {
+            AddEntryCause::Refused(error) => error,
+            cause => panic!("{cause}"),
+        }
+    };
+    let symlink = || NewKind::Symlink(b"/etc"[..].into());
+    let nothing = |_: &mut Scratch| {};
+    assert_eq!(refusal(&nothing, "/", symlink()), DraftError::RootNotDirectory);
+    assert_eq!(refusal(&nothing, "n", NewKind::CharDevice(Device::new(0, 0).unwrap())), DraftError::Whiteout);
+    assert!(matches!(refusal(&nothing, "s", NewKind::Symlink([].into())), DraftError::SymlinkTarget { .. }));
+    assert!(matches!(refusal(&nothing, "h", link("/")), DraftError::LinkToDirectory { .. }));
+    assert!(matches!(refusal(&nothing, "h", link("h")), DraftError::LinkToDirectory { .. }));
+    let through = refusal(&|image| _ = image.add("rootfs", symlink()), "rootfs/passwd", NewKind::Fifo);
+    assert!(matches!(through, DraftError::ParentNotDirectory { .. }));
+    let replaced = refusal(&|image| _ = image.file("rootfs/passwd", b""), "rootfs", symlink());
+    assert_eq!(replaced, DraftError::ReplacesDirectory);
+
+    let mut dangling = Scratch::new();
+    dangling.add("b", link("nowhere"));
+    let error = dangling.writer.finish().unwrap_err();
+    assert_eq!(error.to_string(), "entry /b");
+    let mut ring = Scratch::new();
+    ring.add("b", link("c")).add("c", link("b"));
+    assert!(matches!(ring.writer.finish().unwrap_err(), WriteImageError::Tree { .. }));
+    let mut short = Scratch::new();
+    let error = short
+        .writer
+        .add(ImagePath::parse("f").unwrap(), entry(NewKind::File { size: 10 }), &mut &b"abc"[..])
+        .unwrap_err();
+    assert!(matches!(error.cause, AddEntryCause::ShortContent { got: 3, declared: 10 }));
+}
+
+#[test]
+fn limits_bind() {
+    let limits = TreeLimits { entries_max: 10, content_bytes_max: 100, metadata_bytes_max: 5000 };
+    let new = || ImageWriter::new(tempfile::tempfile().unwrap(), limits.clone()).unwrap();
+    let add = |writer: &mut ImageWriter, path: &str, kind| {
+        let content = &mut std::io::repeat(1);
+        writer.add(ImagePath::parse(path).unwrap(), entry(kind), content).map_err(|error| error.cause.to_string())
+    };
+    let mut writer = new();
+    assert!(add(&mut writer, "a", NewKind::File { size: 60 }).is_ok());
+    assert!(add(&mut writer, "b", NewKind::File { size: 60 }).unwrap_err().contains("100 bytes"));
+    assert!(add(&mut writer, "b", NewKind::File { size: u64::MAX }).unwrap_err().contains("100 bytes"));
+    let mut writer = new();
+    assert!(add(&mut writer, "a/b/c/d/e/f/g/h/i/j/k", NewKind::Fifo).unwrap_err().contains("10 entries"));
+    let mut writer = new();
+    let many = (0..20).find_map(|_| add(&mut writer, "same", NewKind::Fifo).err());
+    assert!(many.unwrap().contains("10 entries"));
+    let mut writer = new();
+    let long = || NewKind::Symlink([b'x'; 4000].into());
+    assert!(add(&mut writer, "a", long()).is_ok());
+    assert!(add(&mut writer, "b", long()).unwrap_err().contains("5000 bytes"));
+}
+
+#[test]
+fn a_flipped_bit_in_the_superblock_is_seen() {
+    let (image, _path) = rich_tree().finish();
+    let mut block = write_metadata(&image.tree, image.metadata_offset, &mut std::io::sink()).unwrap().first_block;
+    for index in [1024, 1024 + 16, 1024 + 40, 1024 + 500] {
+        block[index] ^= 1;
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &block, 0).unwrap();
+        assert!(ErofsReader::open(file).is_err(), "byte {index}");
+        block[index] ^= 1;
+    }
+}
+
+/// A detached mount of an image, as the node makes it.
+fn mount(path: &std::path::Path) -> std::os::fd::OwnedFd {
+    let context = rustix::mount::fsopen(c"erofs", FsOpenFlags::FSOPEN_CLOEXEC).expect("needs root");
+    rustix::mount::fsconfig_set_string(&context, c"source", path).unwrap();
+    rustix::mount::fsconfig_set_flag(&context, c"ro").unwrap();
+    rustix::mount::fsconfig_create(&context).expect("Linux 6.12 or newer mounts EROFS from a file");
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY).unwrap()
+}
+
+fn walk_mount(path: &std::path::Path) -> ImageTree {
+    let mut writer = ImageWriter::new(tempfile::tempfile().unwrap(), TreeLimits::standard()).unwrap();
+    let mounted = mount(path);
+    walk_directory(std::os::fd::AsFd::as_fd(&mounted), &mut writer, &mut KeepAll).unwrap();
+    writer.finish().unwrap().tree
+}
+
+#[test]
+fn live_the_kernel_shows_the_same_tree() {
+    let mut image = rich_tree();
+    for index in 0..5_000u32 {
+        image.add(&format!("many/{:08x}", index.wrapping_mul(2_654_435_761)), NewKind::Fifo);
+    }
+    let (image, path) = image.finish();
+    let mounted = walk_mount(&path);
+    let left: Vec<_> = image.tree.iter().collect();
+    let right: Vec<_> = mounted.iter().collect();
+    for (ours, theirs) in left.iter().zip(&right) {
+        assert_eq!(
+            (ours.path, &ours.inode.attributes, ours.linked_to),
+            (theirs.path, &theirs.inode.attributes, theirs.linked_to)
+        );
+    }
+    assert_eq!(mounted.digest(), image.tree.digest());
+}
+
+#[test]
+fn live_the_kernel_walks_sixty_thousand_names_and_the_deepest_path() {
+    let mut image = Scratch::new();
+    for index in 0..60_000u32 {
+        image.add(&format!("many/{index}"), NewKind::Fifo);
+    }
+    image.file(&"d/".repeat(ImagePath::DEPTH_MAX), b"x");
+    let (image, path) = image.finish();
+    assert_eq!(walk_mount(&path).digest(), image.tree.digest());
+}
+
+#[test]
+fn live_the_kernel_reads_holes_as_zeros() {
+    let mut image = Scratch::new();
+    let size = 1u64 << 30;
+    let mut content = std::io::repeat(0).take(size - 1).chain(&b"x"[..]);
+    image.writer.add(ImagePath::parse("sparse").unwrap(), entry(NewKind::File { size }), &mut content).unwrap();
+    let (_image, path) = image.finish();
+    let mounted = mount(&path);
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(&mounted, c"sparse", flags, rustix::fs::Mode::empty()).unwrap());
+    let mut piece = [1; 4096];
+    for offset in [0, 1 << 20, size / 2, size - 8192] {
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut piece, offset).unwrap();
+        assert!(piece.iter().all(|byte| *byte == 0), "at {offset}");
+    }
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut piece, size - 4096).unwrap();
+    assert_eq!(piece[4095], b'x');
+}
+
+fn any_xattrs() -> impl Strategy<Value = Xattrs> {
+    let name = prop_oneof!["user\\.[a-z]{1,40}", "trusted\\.[a-z]{1,10}", "security\\.[a-z]{1,10}"];
+    prop::collection::vec((name, prop::collection::vec(any::<u8>(), 0..6000)), 0..3).prop_map(|all| {
+        let mut xattrs = Xattrs::default();
+        for (name, value) in all {
+            xattrs.insert(name.as_bytes(), &value).unwrap();
+        }
+        xattrs
+    })
+}
+
+fn any_kind() -> impl Strategy<Value = (NewKind, Vec<u8>)> {
+    let stretch = (prop_oneof![Just(0u8), any::<u8>()], 0..300_000usize);
+    let file = prop::collection::vec(stretch, 0..4).prop_map(|stretches| {
+        let content: Vec<u8> =
+            stretches.into_iter().flat_map(|(byte, length)| std::iter::repeat_n(byte, length)).collect();
+        (NewKind::File { size: content.len() as u64 }, content)
+    });
+    prop_oneof![
+        3 => file,
+        2 => Just((NewKind::Directory, Vec::new())),
+        1 => prop::collection::vec(1..=255u8, 1..4096).prop_map(|target| (NewKind::Symlink(target.into()), Vec::new())),
+        1 => (1..4096u32, 0..1u32 << 20).prop_map(|(major, minor)| (NewKind::CharDevice(Device::new(major, minor).unwrap()), Vec::new())),
+        1 => Just((NewKind::Socket, Vec::new())),
+    ]
+}
+
+fn any_entry() -> impl Strategy<Value = (Vec<u8>, NewEntry, Vec<u8>)> {
+    let component = prop_oneof![
+        4 => prop::collection::vec(prop_oneof![Just(b'a'), Just(b'-'), Just(b'0')], 1..3),
+        1 => prop::collection::vec(any::<u8>(), 1..256),
+    ];
+    let path = prop::collection::vec(component, 1..4).prop_map(|components| components.join(&b'/'));
+    let attributes = (any::<u16>(), any::<u32>(), any::<u32>(), any::<i64>(), 0..1_000_000_000u32, any_xattrs());
+    (path, any_kind(), attributes).prop_map(
+        |(path, (kind, content), (mode, uid, gid, seconds, nanoseconds, xattrs))| {
+            let mtime = Mtime { seconds, nanoseconds };
+            (path, NewEntry { kind, attributes: Attributes { mode, uid, gid, mtime, xattrs } }, content)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_tree_survives_the_image(entries in prop::collection::vec(any_entry(), 0..30)) {
+        let mut image = Scratch::new();
+        for (path, entry, content) in &entries {
+            let Ok(path) = ImagePath::parse(path) else { continue };
+            // A name that clashes with an earlier one is refused; the rest goes on.
+            if let Err(error) = image.writer.add(path, entry.clone(), &mut content.as_slice()) {
+                prop_assert!(matches!(error.cause, AddEntryCause::Refused(_)));
+            }
+        }
+        let (image, path) = image.finish();
+        assert_oracles_agree(&image, &path);
+    }
+}
