@@ -19,13 +19,17 @@ pub struct Bytes(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseBytesError {
     /// No digits, or something between digits and unit.
-    #[error("`{given}` is not an amount of bytes; write a whole number and a unit, like 256MiB")]
+    #[error("`{}` is not an amount of bytes; write a whole number and a unit, like 256MiB", given.escape_debug())]
     NotANumber {
         /// What was given.
         given: String,
     },
     /// The unit is unknown.
-    #[error("`{given}` has the unknown unit `{unit}`; use B, KiB, MiB, GiB, TiB, kB, MB, GB, TB")]
+    #[error(
+        "`{}` has the unknown unit `{}`; use B, KiB, MiB, GiB, TiB, kB, MB, GB, TB",
+        given.escape_debug(),
+        unit.escape_debug()
+    )]
     UnknownUnit {
         /// What was given.
         given: String,

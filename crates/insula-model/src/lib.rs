@@ -4,6 +4,7 @@
 //! itself. Nothing here reads a file, asks a clock or knows a kernel call; every other crate may depend on it.
 
 mod bytes;
+mod check;
 mod digest;
 mod id;
 mod id_range;
@@ -16,12 +17,15 @@ mod resources;
 mod restart;
 #[cfg(feature = "schema")]
 mod schema;
+mod settings;
 mod signal;
 mod spec;
+mod spelling;
 mod state;
 mod volume;
 
 pub use bytes::{Bytes, ParseBytesError};
+pub use check::{CheckSpecError, Field};
 pub use digest::{ParseDigestError, Sha256Digest};
 pub use id::{ContainerId, ParseContainerIdError};
 pub use id_range::IdRange;
@@ -32,7 +36,9 @@ pub use name::{ContainerName, ImageName, ImageVersion, NameError, NodeName};
 pub use network::{HostEntry, NetworkMode, ParsePortError, PublishedPort, Transport};
 pub use resources::{CpuLimit, ParseCpuLimitError, ResourceSpec, Ulimit};
 pub use restart::{ParseRestartPolicyError, RestartPolicy};
+pub use settings::{Effect, SETTINGS, Setting, SettingError, ValueError};
 pub use signal::{ParseSignalError, Signal};
 pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess};
+pub use spelling::nearest;
 pub use state::ContainerState;
 pub use volume::{Access, DeviceSpec, ParseVolumeError, TmpfsMount, VolumeMount};

@@ -23,7 +23,7 @@ pub enum RestartPolicy {
 
 /// Text that is no restart policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("restart policy `{given}` is unknown; use no, always, on-failure or on-failure:COUNT")]
+#[error("restart policy `{}` is unknown; use no, always, on-failure or on-failure:COUNT", given.escape_debug())]
 pub struct ParseRestartPolicyError {
     given: String,
 }
