@@ -61,6 +61,22 @@ pub fn replace(fds: &[BorrowedFd<'_>], inherited: usize) -> Result<(), Errno> {
     close_from(count)
 }
 
+/// `dup3(stand_in, number, O_CLOEXEC)`
+///
+/// Puts something harmless in a descriptor's place, so that what it was is closed and its number is not given to the
+/// next one that is opened. Handles to `number` mean the stand-in afterwards.
+///
+/// # Errors
+///
+/// None are expected.
+///
+/// Source: dup(2).
+pub fn occupy(number: RawFd, stand_in: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the call takes integers; that handles to `number` change their meaning is documented.
+    let ret = unsafe { libc::dup3(stand_in.as_raw_fd(), number, libc::O_CLOEXEC) };
+    if ret < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// `close_range(first, ~0, 0)`
 ///
 /// Every handle to a descriptor numbered `first` or above is void afterwards: for the start of a program that closes

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::capability::last_errno;
 
@@ -87,18 +88,39 @@ impl AsRawFd for SignalFd {
     }
 }
 
-/// `sigaction(n, SIG_DFL)` for every signal that can have another disposition
+/// `rt_sigaction(n, SIG_DFL)` for every signal that can have another disposition
 ///
 /// What is ignored stays ignored over exec, and a process of ours ignores `SIGPIPE`; programs expect none of that.
 ///
-/// Source: sigaction(2), signal(7).
+/// Source: sigaction(2), signal(7). Directly, because the C library does not let 32 and 33 be changed, and whoever
+/// started this process may have had them ignored.
 pub fn reset_dispositions() {
     for number in 1..=SIGNAL_MAX {
-        // SAFETY: the default action runs no code of ours. Numbers that cannot be changed (9, 19, and 32 and 33, which
-        // the C library keeps) give an error that changes nothing.
-        unsafe { libc::signal(libc::c_int::from(number), libc::SIG_DFL) };
+        let default = KernelAction::default();
+        // SAFETY: the action has the kernel's layout and is the default one, which runs no code of ours; the old one
+        // is not asked for. Numbers that cannot be changed (9, 19) give an error that changes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                libc::c_int::from(number),
+                &raw const default,
+                std::ptr::null_mut::<KernelAction>(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
+
+/// `struct sigaction` of the kernel on x86-64 and arm64 (include/linux/signal_types.h); all zero is `SIG_DFL`.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct KernelAction {
+    handler: usize,
+    flags: libc::c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+const _: () = assert!(size_of::<KernelAction>() == 32, "include/linux/signal_types.h");
 
 /// `sigprocmask(SIG_SETMASK, none)`
 ///
@@ -117,6 +139,63 @@ pub fn unblock_all() -> Result<(), Errno> {
     let set = unsafe { set.assume_init() };
     // SAFETY: the set is initialised and only read; the old mask is not asked for.
     let ret = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Who a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recipient {
+    /// One process.
+    Process(Pid),
+    /// All processes of a group.
+    Group(Pid),
+    /// Every process that the caller may see and signal, without itself and the pid namespace's process 1.
+    Everybody,
+}
+
+/// `kill(pid, number)`
+///
+/// Any number from 1 to 64, real-time signals too. A number of a process that is not the caller's own child may be
+/// another's by now: use [`send_by_pidfd`] there.
+///
+/// # Errors
+///
+/// - `ESRCH`: nobody has this number.
+/// - `EINVAL`: no such signal.
+/// - `EPERM`: not allowed.
+///
+/// Source: kill(2).
+pub fn send(recipient: Recipient, number: u8) -> Result<(), Errno> {
+    let target = match recipient {
+        Recipient::Process(pid) => pid.as_raw_nonzero().get(),
+        Recipient::Group(pid) => -pid.as_raw_nonzero().get(),
+        Recipient::Everybody => -1,
+    };
+    // SAFETY: the call takes integers and touches no memory of ours.
+    let ret = unsafe { libc::kill(target, libc::c_int::from(number)) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// `pidfd_send_signal(process, number, NULL, 0)`
+///
+/// # Errors
+///
+/// - `ESRCH`: the process ended.
+/// - `EINVAL`: no such signal.
+/// - `EPERM`: not allowed.
+///
+/// Source: `pidfd_send_signal(2)` (Linux 5.1).
+pub fn send_by_pidfd(process: BorrowedFd<'_>, number: u8) -> Result<(), Errno> {
+    // SAFETY: the call takes integers and a null pointer, which it accepts for "as kill(2) would".
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::c_int::from(number),
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

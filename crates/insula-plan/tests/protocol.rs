@@ -37,7 +37,6 @@ mod tests {
         process.new_privileges = NewPrivileges::Forbidden;
         process.stdio = Stdio::Terminal(WindowSize::DEFAULT);
         process.umask = Some(0o027);
-        process.oom_score_adj = Some(-1);
         process
     }
 

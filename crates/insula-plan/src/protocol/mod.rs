@@ -14,7 +14,7 @@
 //! Nothing here decides anything; a peer's message is data until its receiver has checked it. Unknown fields are
 //! skipped, unknown variants are an error of that message.
 
-mod cbor;
+pub(crate) mod cbor;
 pub mod channel;
 pub mod facts;
 pub mod failure;
@@ -24,6 +24,8 @@ pub mod launcher;
 pub mod process;
 pub mod run_dir;
 pub mod status;
+
+pub use insula_model::ContainerId;
 
 /// Version of all protocols together. A peer with another version is refused, never guessed at: daemon, launcher and
 /// keeper are upgraded one by one and each states what it speaks in its first message.

@@ -42,9 +42,6 @@ pub struct ProcessSpec {
     /// Mode bits that new files do not get; 0o022 when absent.
     #[n(9)]
     pub umask: Option<u32>,
-    /// Badness beside the container's; may only be raised here.
-    #[n(10)]
-    pub oom_score_adj: Option<i16>,
 }
 
 impl ProcessSpec {
@@ -62,7 +59,6 @@ impl ProcessSpec {
             new_privileges: NewPrivileges::Allowed,
             stdio: Stdio::Given,
             umask: None,
-            oom_score_adj: None,
         }
     }
 }
