@@ -20,6 +20,8 @@
 //! grow with them: fields in declaration order, empty ones left out, maps sorted. A field added there must be left
 //! out when empty, else old manifests no longer encode as they were; a test pins that.
 
+#[cfg(test)]
+mod tests;
 mod tree_codec;
 
 use std::convert::Infallible;

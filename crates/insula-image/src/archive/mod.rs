@@ -10,6 +10,7 @@
 //!  directory ───────────────▶ walk ────────▲
 //! ```
 
+mod acl;
 mod compression;
 mod directory;
 mod numbers;

@@ -3,6 +3,7 @@
 //! A record is `LENGTH KEY=VALUE\n`, LENGTH counting itself. Keys we do not know are skipped, as POSIX asks; a record
 //! that is not one is refused, because where it ends decides what the next one says.
 
+use super::acl::acl_from_text;
 use super::numbers::{parse_decimal, parse_time};
 use super::tar_reader::ReadArchiveCause;
 use crate::attributes::{Mtime, XattrError, Xattrs};
@@ -18,6 +19,8 @@ pub(super) struct PaxFields {
     pub(super) mtime: Option<Mtime>,
     pub(super) xattrs: Xattrs,
     pub(super) sparse: PaxSparse,
+    /// ACLs as text: the attribute's name, its bytes when the text has any.
+    acls: Vec<(&'static [u8], Option<Vec<u8>>)>,
     pub(super) dropped_attributes: u64,
 }
 
@@ -68,9 +71,26 @@ impl PaxFields {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     return self.add_xattr(name, value);
                 }
-                if key.starts_with(b"SCHILY.acl.") {
-                    self.dropped_attributes += 1;
-                }
+                let acl_name = match key {
+                    b"SCHILY.acl.access" => &b"system.posix_acl_access"[..],
+                    b"SCHILY.acl.default" => b"system.posix_acl_default",
+                    _ => return Ok(()),
+                };
+                self.acls.retain(|(name, _)| *name != acl_name);
+                self.acls.push((acl_name, acl_from_text(value)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes attributes of the ACLs that came as text. GNU tar writes both, the text with names of the machine it ran
+    /// on: the bytes count then. To be called once, when all headers of the entry are read.
+    pub(super) fn settle_acls(&mut self) -> Result<(), ReadArchiveCause> {
+        for (name, acl) in std::mem::take(&mut self.acls) {
+            match acl {
+                _ if self.xattrs.get(name).is_some() => {}
+                Some(acl) => self.add_xattr(name, &acl)?,
+                None => self.dropped_attributes += 1,
             }
         }
         Ok(())

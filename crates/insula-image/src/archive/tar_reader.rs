@@ -369,7 +369,7 @@ impl<R: Read> TarReader<R> {
         Ok(bytes)
     }
 
-    fn read_entry(&mut self, header: &Header, prefix: Prefix, name: &[u8]) -> Result<TarEntry, ReadArchiveCause> {
+    fn read_entry(&mut self, header: &Header, mut prefix: Prefix, name: &[u8]) -> Result<TarEntry, ReadArchiveCause> {
         if name.is_empty() {
             return Err(ReadArchiveCause::NoName);
         }
@@ -378,6 +378,7 @@ impl<R: Read> TarReader<R> {
             Some(size) => size,
             None => unsigned(&header.as_old().size, "size")?,
         };
+        prefix.pax.settle_acls()?;
         let attributes = read_attributes(header, &prefix.pax)?;
         self.dropped_attributes += prefix.pax.dropped_attributes;
         let kind = self.read_kind(header, &prefix, name, stored)?;

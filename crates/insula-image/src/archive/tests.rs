@@ -235,6 +235,25 @@ fn holes_come_back_from_every_sparse_format() {
 }
 
 #[test]
+fn live_attributes_and_acls_come_through_gnu_tar() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let acl = super::acl::acl_from_text(b"user::rw-,user:1000:r--,group::r--,mask::r--,other::---").unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&file, c"system.posix_acl_access", &acl, flags).unwrap();
+    rustix::fs::setxattr(&file, c"trusted.note", b"kept", flags).expect("needs root");
+    for entry in [&file, directory.path()] {
+        let touch = Command::new("touch").args(["-d", "@1600000000"]).arg(entry).status().unwrap();
+        assert!(touch.success());
+    }
+    let options = ["--format=posix", "--acls", "--numeric-owner", "--xattrs", "--xattrs-include=*"];
+    let imported = import(&gnu_tar(directory.path(), &options)).unwrap();
+    assert_eq!(imported.dropped_attributes, 0);
+    assert_eq!(imported.image.tree.digest(), walk(directory.path()).unwrap().tree.digest());
+}
+
+#[test]
 fn compression_is_told_apart_by_magic() {
     let plain = Archive::new().file("hello", b"world").end();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

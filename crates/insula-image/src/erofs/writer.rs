@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::data::{ContentError, DataWriter};
 use super::metadata::{WriteMetadataError, write_metadata};
 use crate::draft::{Draft, DraftError, NewEntry, NewKind, PresentKind, TreeLimits};
+use crate::manifest::ImageFile;
 use crate::path::ImagePath;
 use crate::tree::ImageTree;
 
@@ -38,6 +39,19 @@ pub struct WrittenImage {
     pub metadata_offset: u64,
     /// SHA-256 of the first block and, behind it, the metadata region.
     pub metadata_sha256: Sha256Digest,
+}
+
+impl WrittenImage {
+    /// What a manifest says about the file.
+    #[must_use]
+    pub fn image_file(&self) -> ImageFile {
+        ImageFile {
+            bytes: self.bytes,
+            sha256: self.sha256,
+            metadata_offset: self.metadata_offset,
+            metadata_sha256: self.metadata_sha256,
+        }
+    }
 }
 
 /// An entry could not be added. The image cannot be finished after that.
