@@ -389,7 +389,7 @@ fn check_resources(resources: &ResourceSpec) -> Result<(), CheckSpecError> {
     let memory = resources.memory_limit.map(|limit| limit.0);
     within("memory limit in bytes", memory, MEMORY_MIN.0, 1 << 50)?;
     within("cpu weight", resources.cpu_weight.map(u64::from), 1, 10_000)?;
-    within("pids limit", resources.pids_limit.map(u64::from), 1, 4_194_304)?;
+    within("pids limit", resources.pids_limit.map(u64::from), 2, 4_194_304)?;
     within("open files limit", resources.files_limit, 16, 1 << 30)?;
     within("data size in bytes", resources.data_size.map(|size| size.0), 1 << 20, 1 << 50)?;
     let mut names = BTreeSet::new();
@@ -642,7 +642,7 @@ mod tests {
     fn numbers_have_bounds() {
         assert!(!stands(|spec| spec.resources.memory_limit = Some(Bytes::mib(3))));
         assert!(!stands(|spec| spec.resources.cpu_weight = Some(0)));
-        assert!(!stands(|spec| spec.resources.pids_limit = Some(0)));
+        assert!(!stands(|spec| spec.resources.pids_limit = Some(1)));
         assert!(!stands(|spec| spec.stop_timeout_ms = Some(DAY_MS + 1)));
         let health = |command: &[&str], interval_ms| HealthCheck {
             command: command.iter().map(|word| (*word).to_owned()).collect(),

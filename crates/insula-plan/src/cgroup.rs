@@ -66,7 +66,8 @@ pub enum CgroupStep {
         #[n(3)]
         gid: u32,
     },
-    /// Moves the process that the plan is about into the group.
+    /// Moves another process into the group: the one that is named to [`CgroupStep::perform`]. Where the mover could
+    /// be the moved, [`CgroupStep::Enter`] is a hundred times as fast.
     #[n(4)]
     Attach {
         /// The group's directory.
@@ -102,6 +103,17 @@ pub enum CgroupStep {
         /// Longest wait for it to become empty, in milliseconds.
         #[n(1)]
         within_ms: u32,
+    },
+    /// Moves the calling thread, whose process has no other, into the group; its children are born there.
+    ///
+    /// In version 1 the kernel spares a thread that moves itself (`0` to `tasks`) the lock over all of the machine's
+    /// threads, and with it the RCU grace period of 5 to 10 ms that moving any other process begins with. In version 2
+    /// there is no such way but being born into the group.
+    #[n(8)]
+    Enter {
+        /// The group's directory.
+        #[n(0)]
+        dir: PathBuf,
     },
 }
 
@@ -162,6 +174,7 @@ impl CgroupStep {
                 let pid = attached.ok_or_else(|| CgroupStepError::NothingToAttach { dir: dir.clone() })?;
                 cgroup::write(dir, "cgroup.procs", &pid.as_raw_nonzero().to_string())
             }
+            Self::Enter { dir } => enter(dir),
             Self::FilterDevices { dir, program } => filter_devices(dir, program),
             Self::Kill { dir, within_ms } => match cgroup::kill_tree(dir, deadline(*within_ms)) {
                 Ok(true) => Ok(()),
@@ -187,6 +200,7 @@ impl fmt::Display for CgroupStep {
                 write!(f, "chown({}, {uid}, {gid})", named(dir, file.as_deref()).display())
             }
             Self::Attach { dir } => write!(f, "write({}/cgroup.procs)", dir.display()),
+            Self::Enter { dir } => write!(f, "write({}/tasks, 0)", dir.display()),
             Self::FilterDevices { dir, .. } => write!(f, "bpf(BPF_PROG_ATTACH, {})", dir.display()),
             Self::Kill { dir, .. } => write!(f, "write({}/cgroup.kill)", dir.display()),
             Self::Remove { dir, .. } => write!(f, "rmdir({})", dir.display()),
@@ -207,6 +221,14 @@ fn write(dir: &Path, file: &str, value: &str, absent: IfAbsent) -> Result<(), Er
         // A controller file may exist and still answer EOPNOTSUPP where its mechanism is compiled out.
         (Err(Errno::NOENT | Errno::OPNOTSUPP), IfAbsent::Skip) => Ok(()),
         (done, _) => done,
+    }
+}
+
+fn enter(dir: &Path) -> Result<(), Errno> {
+    match cgroup::write(dir, "tasks", "0") {
+        // Version 2 has no such file.
+        Err(Errno::NOENT) => cgroup::write(dir, "cgroup.procs", "0"),
+        done => done,
     }
 }
 
@@ -250,7 +272,8 @@ mod tests {
             CgroupStep::Attach { dir: dir.clone() },
             CgroupStep::FilterDevices { dir: dir.clone(), program: vec![1, 2, 3] },
             CgroupStep::Kill { dir: dir.clone(), within_ms: 10 },
-            CgroupStep::Remove { dir, within_ms: 10 },
+            CgroupStep::Remove { dir: dir.clone(), within_ms: 10 },
+            CgroupStep::Enter { dir },
         ]
     }
 

@@ -9,7 +9,7 @@ mod layout;
 mod limits;
 mod usage;
 
-pub use groups::{CgroupSteps, NodeGroups, StartGroups};
+pub use groups::{CgroupSteps, JoinGroups, NodeGroups, StartGroups};
 pub use layout::{CgroupLayout, Controller, DetectCgroupsError, UnifiedHierarchy, Version};
 pub use limits::{FILES_SOFT_DEFAULT, Limits, PIDS_DEFAULT, process_limit_steps};
 pub use usage::{ContainerGroupError, Quantity, Usage};

@@ -6,6 +6,8 @@ use insula_plan::privilege::PrivilegeStep;
 
 /// Processes and threads of a container that does not say.
 pub const PIDS_DEFAULT: u32 = 512;
+/// Fewest processes: the first one, and who makes it.
+const PIDS_MIN: u32 = 2;
 /// Soft limit of open files of a process whose container does not say; programs that can use more raise it.
 pub const FILES_SOFT_DEFAULT: u64 = 1_024;
 
@@ -30,7 +32,7 @@ impl Limits {
             memory: spec.memory_limit,
             cpu: spec.cpu_limit,
             cpu_weight: spec.cpu_weight.unwrap_or(100).clamp(1, 10_000),
-            pids: spec.pids_limit.unwrap_or(PIDS_DEFAULT).max(1),
+            pids: spec.pids_limit.unwrap_or(PIDS_DEFAULT).max(PIDS_MIN),
         }
     }
 

@@ -47,11 +47,17 @@ mod tests {
             let start = StartGroups { container: self.container, limits: &limits, devices, delegate_to };
             let steps = self.groups.start_steps(&start).unwrap();
             perform(&steps.before, None).unwrap();
-            let shell = Shell::spawn();
-            let born = steps.spawn.map(|dir| CgroupStep::Attach { dir });
-            perform(born.as_slice(), Some(shell.pid())).unwrap();
-            perform(&steps.after, Some(shell.pid())).unwrap();
-            shell
+            // Groups of version 1 are a thread's own, so that a thread stands for the process that clones.
+            std::thread::spawn(move || {
+                perform(&steps.enter, None).unwrap();
+                let shell = Shell::spawn();
+                perform(&steps.leave, None).unwrap();
+                let born = steps.spawn.map(|dir| CgroupStep::Attach { dir });
+                perform(born.as_slice(), Some(shell.pid())).unwrap();
+                shell
+            })
+            .join()
+            .unwrap()
         }
 
         fn dir(&self, controller: Controller) -> std::path::PathBuf {
@@ -108,6 +114,22 @@ mod tests {
             self.tell(script);
             self.child.wait_with_output().unwrap()
         }
+    }
+
+    #[test]
+    fn live_the_first_process_is_born_into_every_group_and_its_maker_is_left_in_none() {
+        let fixture = Fixture::new();
+        let shell = fixture.start(&ResourceSpec::default(), &devices::default_rules(), None);
+        let name = fixture.container.to_string();
+        let groups = |path: String| std::fs::read_to_string(path).unwrap();
+        let inside = groups(format!("/proc/{}/cgroup", shell.pid().as_raw_nonzero()));
+        for controller in [Controller::Memory, Controller::Pids, Controller::Cpu] {
+            let dir = fixture.dir(controller);
+            assert!(groups(format!("{}/cgroup.procs", dir.display())).contains(&shell.child.id().to_string()));
+        }
+        assert!(inside.lines().filter(|line| line.ends_with(&name)).count() >= 1, "{inside}");
+        assert!(!groups("/proc/thread-self/cgroup".to_owned()).contains(&name));
+        drop(shell.finish("exit 0"));
     }
 
     #[test]
@@ -210,7 +232,8 @@ mod tests {
         assert_eq!(std::fs::metadata(fixture.dir(Controller::Pids).join("pids.max")).unwrap().uid(), 0);
         // Groups that an init system made are swept with their container.
         std::fs::create_dir_all(delegated[0].join("init.scope/deeper")).unwrap();
-        perform(&fixture.groups.join_steps(fixture.container, true), Some(shell.pid())).unwrap();
+        let joiner = fixture.groups.join(fixture.container, true);
+        std::thread::spawn(move || perform(&joiner.enter, None)).join().unwrap().unwrap();
         perform(&fixture.groups.sweep_steps(fixture.container), None).unwrap();
         assert!(!delegated[0].exists());
         drop(shell.child.wait_with_output());
