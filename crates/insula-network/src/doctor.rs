@@ -154,7 +154,7 @@ pub fn findings(network: &NodeNetwork, facts: &HostFacts) -> Vec<Finding> {
             "frames of bridges go through the host's packet filter; containers here are routed and not affected";
         found.push(plain(Severity::Note, FindingKind::BridgeNetfilter, summary, &[]));
     }
-    found.sort_by(|a, b| b.severity.cmp(&a.severity));
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     found
 }
 

@@ -47,6 +47,12 @@ pub enum ReserveError {
         /// The port.
         port: PublishedPort,
     },
+    /// The address is `::1`, from which the kernel cannot lead into a container.
+    #[error("port {port}: ::1 cannot lead to a container; publish on 127.0.0.1")]
+    LoopbackOfIpv6 {
+        /// The port.
+        port: PublishedPort,
+    },
     /// The kernel refused.
     #[error("port {port}: {call}")]
     Kernel {
@@ -71,9 +77,10 @@ impl fmt::Display for PortHolder {
 ///
 /// # Errors
 ///
-/// Somebody has the port, or the host does not have the address.
+/// Somebody has the port, the host does not have the address, or it is one from which nothing can be led away.
 pub fn reserve(port: &PublishedPort) -> Result<OwnedFd, ReserveError> {
     match port.address {
+        Some(IpAddr::V6(address)) if address.is_loopback() => Err(ReserveError::LoopbackOfIpv6 { port: *port }),
         Some(address) => bind(port, address, Families::One),
         None => match bind(port, Ipv6Addr::UNSPECIFIED.into(), Families::Both) {
             // A kernel without IPv6, or with all of it disabled.
@@ -193,9 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_machine_is_refused() {
+    fn addresses_from_which_nothing_can_be_led_are_refused() {
         let error = reserve(&port(Some("192.0.2.1".parse().unwrap()), 8080, Transport::Tcp)).unwrap_err();
         assert!(matches!(error, ReserveError::AddressNotHere { .. }), "{error}");
+        let error = reserve(&port(Some(Ipv6Addr::LOCALHOST.into()), 8080, Transport::Tcp)).unwrap_err();
+        assert!(matches!(error, ReserveError::LoopbackOfIpv6 { .. }), "{error}");
     }
 
     #[test]

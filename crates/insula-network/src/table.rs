@@ -169,7 +169,7 @@ impl NodeNetwork {
         if self.inbound == Inbound::PublishedOnly {
             rules.push("iifname \"insula*\" accept".to_owned());
             rules.push("ct state new ct status dnat accept".to_owned());
-            rules.extend(self.each_family("FAMILY daddr SUBNET ct state new drop"));
+            rules.extend(self.each_family("FAMILY daddr SUBNET ct state new reject with icmpx type admin-prohibited"));
         }
         rules
     }
@@ -177,7 +177,6 @@ impl NodeNetwork {
     fn source(&self) -> Vec<String> {
         // What the host sends from its loopback to a published port gets an address that can be answered.
         let mut rules = vec![format!("ip saddr 127.0.0.0/8 ip daddr {} masquerade", self.subnets.ipv4)];
-        rules.extend(self.subnets.ipv6.map(|block| format!("ip6 saddr ::1 ip6 daddr {block} masquerade")));
         // A container that reaches itself by a published port would answer itself directly, and not be understood.
         rules.push("ct status dnat ip saddr . ip daddr @self4 masquerade".to_owned());
         rules.push("ct status dnat ip6 saddr . ip6 daddr @self6 masquerade".to_owned());
@@ -208,8 +207,12 @@ const FROM_LINK: [&str; 5] = [
 ];
 
 /// What is sent to an address of the machine itself goes to the container that published the port, if one did.
-const PUBLISH: [&str; 6] = [
+///
+/// Not from `::1`: the answer would have to be routed back to it, and IPv6 has no `route_localnet`. The reserved port
+/// refuses such connections at once, so that whoever tries `localhost` goes on to 127.0.0.1.
+const PUBLISH: [&str; 7] = [
     "meta l4proto != { tcp, udp } return",
+    "ip6 daddr ::1 return",
     "fib daddr type != local return",
     "dnat ip to ip daddr . meta l4proto . th dport map @publish4_on",
     "dnat ip to meta l4proto . th dport map @publish4",

@@ -1,0 +1,111 @@
+//! Starts, sweeps, restarts of the daemon, neighbours on the same machine.
+
+use insula_network::{FindingKind, HostFacts, Inbound, Severity, findings, own_links};
+
+use crate::world::{HOST4, OUTSIDE4, World};
+
+#[test]
+fn live_a_sweep_leaves_nothing_and_may_come_twice_and_late() {
+    let world = World::new("sweep");
+    let network = world.node("n1", 1, Inbound::Routed);
+    let empty = world.host.run(&["nft", "list", "ruleset"]);
+    let routes = world.host.run(&["ip", "route"]);
+    let one = world.container(&network, 2, &["8080:80", "127.0.0.1:53:53/udp"]);
+    assert_ne!(world.host.run(&["nft", "list", "ruleset"]), empty);
+    world.sweep(&network, &one);
+    world.sweep(&network, &one);
+    assert_eq!(world.host.run(&["nft", "list", "ruleset"]), empty);
+    assert_eq!(world.host.run(&["ip", "route"]), routes);
+
+    // The port belongs to another container by now: the late sweep leaves it alone.
+    let two = world.container(&network, 3, &["8080:80"]);
+    two.netns.serve_tcp(80);
+    world.sweep(&network, &one);
+    assert_eq!(world.outside.ask_tcp(HOST4, 8080).unwrap(), OUTSIDE4);
+}
+
+#[test]
+fn live_a_table_made_anew_keeps_what_runs() {
+    let world = World::new("anew");
+    let network = world.node("n1", 1, Inbound::Routed);
+    let one = world.container(&network, 2, &["8080:80"]);
+    one.netns.serve_tcp(80);
+    let before = world.host.run(&["nft", "list", "ruleset"]);
+    world.host.enter(|| network.install_table(std::slice::from_ref(&one.description)).unwrap());
+    assert_eq!(world.host.run(&["nft", "list", "ruleset"]), before);
+    assert!(world.outside.ask_tcp(HOST4, 8080).is_ok());
+    world.host.enter(|| {
+        network.remove_table().unwrap();
+        network.remove_table().unwrap();
+        insula_network::remove_node_addresses(&network).unwrap();
+        insula_network::remove_node_addresses(&network).unwrap();
+    });
+    assert_eq!(world.host.run(&["nft", "list", "ruleset"]), "");
+}
+
+#[test]
+fn live_nodes_side_by_side_leave_each_other_alone() {
+    let world = World::new("nodes");
+    let (first, second) = (world.node("n1", 1, Inbound::Routed), world.node("n-2", 2, Inbound::Routed));
+    let (one, two) = (world.container(&first, 2, &["8080:80"]), world.container(&second, 2, &["8081:80"]));
+    for container in [&one, &two] {
+        container.netns.serve_tcp(80);
+    }
+    assert_eq!(one.netns.ask_tcp(&two.ipv4(), 80).unwrap(), one.ipv4());
+    assert!(world.outside.ask_tcp(HOST4, 8080).is_ok());
+    assert!(world.outside.ask_tcp(HOST4, 8081).is_ok());
+    let links = |network| world.host.enter(|| own_links(network).unwrap());
+    assert_eq!(links(&first).len(), 1);
+    assert_eq!(links(&second)[0].container, two.description.id);
+
+    // The first node goes, with a container that nobody knows of any more.
+    world.host.enter(|| {
+        for link in own_links(&first).unwrap() {
+            link.sweep_step().perform(None).unwrap();
+        }
+        first.remove_table().unwrap();
+        insula_network::remove_node_addresses(&first).unwrap();
+    });
+    assert!(links(&first).is_empty());
+    assert!(world.outside.ask_tcp(HOST4, 8081).is_ok());
+}
+
+#[test]
+fn live_a_foreign_filter_is_found_and_the_remedy_helps() {
+    let world = World::new("foreign");
+    let network = world.node("n1", 1, Inbound::Routed);
+    let one = world.container(&network, 2, &["8080:80"]);
+    one.netns.serve_tcp(80);
+    // Notes are about the machine that the test runs on.
+    let look = || {
+        let mut found = world.host.enter(|| findings(&network, &HostFacts::read()));
+        found.retain(|finding| finding.severity > Severity::Note);
+        found
+    };
+    assert_eq!(look(), []);
+
+    world.host.run(&["nft", "add table ip filter"]);
+    world.host.run(&["nft", "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"]);
+    let found = look();
+    assert!(matches!(&found[0].kind, FindingKind::ForeignForwardDrop { chain, .. } if chain == "FORWARD"), "{found:?}");
+    assert_eq!(found.len(), 1);
+    for line in &found[0].remedy {
+        world.host.run(&["sh", "-c", line]);
+    }
+    assert_eq!(look(), []);
+    assert_eq!(world.outside.ask_tcp(HOST4, 8080).unwrap(), OUTSIDE4);
+
+    world.host.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap());
+    assert_eq!(look()[0].kind, FindingKind::Ipv4ForwardingOff);
+}
+
+#[test]
+fn live_forwarding_keeps_the_hosts_own_way_out() {
+    let world = World::new("forward");
+    let setting = |name: &str| world.host.enter(|| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap());
+    assert_eq!(setting("ipv6/conf/up0/accept_ra").trim(), "1");
+    world.node("n1", 1, Inbound::Routed);
+    assert_eq!(setting("ipv4/ip_forward").trim(), "1");
+    assert_eq!(setting("ipv6/conf/all/forwarding").trim(), "1");
+    assert_eq!(setting("ipv6/conf/up0/accept_ra").trim(), "2", "advertisements are still believed");
+}
