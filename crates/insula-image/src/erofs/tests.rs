@@ -248,6 +248,7 @@ fn trees_that_lead_astray_are_refused_by_name() {
         .add(ImagePath::parse("f").unwrap(), entry(NewKind::File { size: 10 }), &mut &b"abc"[..])
         .unwrap_err();
     assert!(matches!(error.cause, AddEntryCause::ShortContent { got: 3, declared: 10 }));
+    assert!(matches!(short.writer.finish().unwrap_err(), WriteImageError::Broken));
 }
 
 #[test]

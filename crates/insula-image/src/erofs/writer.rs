@@ -22,6 +22,8 @@ use crate::tree::ImageTree;
 pub struct ImageWriter {
     draft: Draft,
     data: DataWriter,
+    /// A content broke off: what follows it would get wrong digests.
+    is_broken: bool,
 }
 
 /// A finished image.
@@ -54,7 +56,7 @@ impl WrittenImage {
     }
 }
 
-/// An entry could not be added. The image cannot be finished after that.
+/// An entry could not be added. After [`AddEntryCause::Refused`] others can be; after all else the image is lost.
 #[derive(Debug, thiserror::Error)]
 #[error("entry {path}")]
 pub struct AddEntryError {
@@ -102,6 +104,9 @@ pub enum WriteImageError {
         #[source]
         cause: DraftError,
     },
+    /// The content of an entry had broken off.
+    #[error("the content of an entry broke off")]
+    Broken,
     /// The metadata could not be written.
     #[error("finish the image file")]
     Metadata(#[from] WriteMetadataError),
@@ -121,7 +126,7 @@ impl ImageWriter {
     /// When the thread cannot be started.
     pub fn new(out: File, limits: TreeLimits) -> Result<Self, WriteImageError> {
         let data = DataWriter::new(out).map_err(WriteImageError::Write)?;
-        Ok(Self { draft: Draft::new(limits), data })
+        Ok(Self { draft: Draft::new(limits), data, is_broken: false })
     }
 
     /// What is at a path so far: for sources that let earlier entries win over later ones, as merged layers do.
@@ -145,7 +150,9 @@ impl ImageWriter {
         let size = if let NewKind::File { size } = entry.kind { Some(size) } else { None };
         let inode = self.draft.add(path, entry)?;
         let Some(declared) = size else { return Ok(()) };
-        let placement = self.data.append(inode, declared, content).map_err(|error| match error {
+        let appended = self.data.append(inode, declared, content);
+        self.is_broken |= appended.is_err();
+        let placement = appended.map_err(|error| match error {
             ContentError::Short { got } => AddEntryCause::ShortContent { got, declared },
             ContentError::Read(error) => AddEntryCause::Read(error),
             ContentError::Write(error) => AddEntryCause::Write(error),
@@ -165,6 +172,9 @@ impl ImageWriter {
     ///
     /// See the variants of [`WriteImageError`].
     pub fn finish(mut self) -> Result<WrittenImage, WriteImageError> {
+        if self.is_broken {
+            return Err(WriteImageError::Broken);
+        }
         let (file, metadata_offset, digests) = self.data.finish().map_err(WriteImageError::Write)?;
         for (inode, digest) in digests {
             self.draft.set_digest(inode, digest);
