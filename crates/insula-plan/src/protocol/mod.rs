@@ -21,6 +21,8 @@ pub mod failure;
 pub mod init;
 pub mod keeper;
 pub mod launcher;
+pub mod log;
+pub mod log_reader;
 pub mod process;
 pub mod run_dir;
 pub mod status;
