@@ -201,7 +201,8 @@ pub struct SetResult {
     pub at_next_start: Vec<String>,
 }
 
-/// `POST /v1/containers/{name}/upgrade` and `/rollback` (without image: the previous one)
+/// `POST /v1/containers/{name}/upgrade` and `/rollback` (without image: the previous one): 202 with an operation
+/// whose result is an [`UpgradeResult`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpgradeRequest {
@@ -216,7 +217,7 @@ pub struct UpgradeRequest {
     pub deadline_ms: Option<u64>,
 }
 
-/// Answer to [`UpgradeRequest`].
+/// Result of the operation that an [`UpgradeRequest`] began.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeResult {
     /// What runs now.

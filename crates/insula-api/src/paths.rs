@@ -12,6 +12,8 @@ pub const EVENTS: &str = "/v1/events";
 pub const WHOIS: &str = "/v1/whois";
 /// Containers: `GET` lists, `POST` creates.
 pub const CONTAINERS: &str = "/v1/containers";
+/// Deletes every container that does not run: `POST`.
+pub const PRUNE: &str = "/v1/prune";
 /// Images: `GET` lists.
 pub const IMAGES: &str = "/v1/images";
 /// Long actions: `GET` lists.
@@ -23,7 +25,8 @@ pub fn container(name: &str) -> String {
     format!("{CONTAINERS}/{name}")
 }
 
-/// A verb on one container, such as `start`.
+/// A verb on one container: `POST` with `start stop restart kill pause resume rename exec upgrade rollback`, `GET`
+/// with `logs wait top stats ports`.
 #[must_use]
 pub fn container_verb(name: &str, verb: &str) -> String {
     format!("{CONTAINERS}/{name}/{verb}")

@@ -1,1 +1,51 @@
-//! The node daemon: desired and actual state, one driver per container, the API.
+//! The node daemon: desired and actual state of one machine's containers, and the API.
+//!
+//! ```text
+//!            HTTP/JSON                  attach.sock (descriptors)
+//!  clients ─────────────> api/ ──┐   ┌── attach/ <──────── clients
+//!                                v   v
+//!   store/ (intent) <──── container/: one driver per container ────> host.rs (trait)
+//!   facts (run dir) <────   lifecycle decides, driver performs          │
+//!   events, operations <──                                             v
+//!                                                  launcher.rs ──> launcher, keeper, inits
+//! ```
+//!
+//! No container is a child of the daemon, and it changes no namespace of its own: killing or replacing it at any
+//! moment touches no container. [`Config::load`] reads the configuration, [`run`] serves until it is told to end.
+
+mod admission;
+mod adopt;
+mod api;
+mod attach;
+mod audit;
+mod catalog;
+mod claims;
+pub mod config;
+mod container;
+mod context;
+mod daemon;
+mod directory;
+mod events;
+mod host;
+mod launcher;
+mod notify;
+mod operations;
+mod settings;
+mod store;
+mod trial;
+mod whois;
+
+#[cfg(test)]
+mod fake_host;
+
+pub use config::{Config, Overrides};
+pub use daemon::{RunError, run};
+
+/// The OpenAPI 3.1 document of the API, as it is served.
+///
+/// # Errors
+///
+/// Never in practice: the document is made of literals.
+pub fn openapi_document() -> Result<String, serde_json::Error> {
+    serde_json::to_string_pretty(&api::document())
+}

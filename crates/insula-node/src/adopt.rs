@@ -1,0 +1,114 @@
+//! The daemon's start: what is to be and what is become one again.
+//!
+//! | intent | runs | what happens |
+//! |---|---|---|
+//! | yes | yes | adopted; its exit is awaited as if this daemon had started it |
+//! | yes | ended meanwhile | its exit is recorded, then its restart policy decides |
+//! | yes | no | as it was; the restart policy decides after a reboot |
+//! | no | yes | killed and swept: a create that was never answered, or a delete that was |
+//! | no | folder in the run directory | swept |
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use insula_api::Problem;
+use insula_model::ContainerId;
+
+use crate::container::driver::{self, Subject};
+use crate::container::facts::Facts;
+use crate::container::lifecycle::Found;
+use crate::container::record::ContainerRecord;
+use crate::context::Context;
+use crate::host::FoundContainer;
+
+/// Makes drivers for all of `records` and cleans up what belongs to none.
+///
+/// # Errors
+///
+/// The host cannot say what runs.
+pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerRecord>) -> Result<(), Problem> {
+    let mut found: HashMap<ContainerId, FoundContainer> =
+        context.host.found().await?.into_iter().map(|found| (found.id, found)).collect();
+    let stored: HashSet<ContainerId> = records.iter().map(|record| record.id).collect();
+    records.extend(context.facts.records().into_iter().filter(|record| !stored.contains(&record.id)));
+    for record in records {
+        let running = found.remove(&record.id);
+        adopt_one(context, record, running).await;
+    }
+    let orphans = context.facts.ids().into_iter().filter(|id| context.directory.get(*id).is_none());
+    let mut orphans: HashSet<ContainerId> = orphans.collect();
+    for (id, orphan) in found {
+        tracing::warn!(container = %id, pid = orphan.started.pid, "runs without intent: ended");
+        if let Err(problem) = context.host.kill_all(id, orphan.started.pid).await {
+            tracing::error!(container = %id, detail = problem.detail, "orphan");
+        }
+        orphan.started.exit.await;
+        orphans.insert(id);
+    }
+    for id in orphans {
+        clean(context, id).await;
+    }
+    Ok(())
+}
+
+async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running: Option<FoundContainer>) {
+    if record.remove && running.is_none() {
+        // It ended and was swept; only its deletion was not finished.
+        return clean(context, record.id).await;
+    }
+    let most = usize::MAX;
+    if let Err(problem) = context.directory.reserve(&record.name, record.id, most) {
+        tracing::error!(container = %record.name, detail = problem.detail, "adopt");
+        return;
+    }
+    match context.ids.take_again(record.ids) {
+        Ok(ids) => record.ids = ids,
+        Err(problem) => tracing::error!(container = %record.name, detail = problem.detail, "host ids"),
+    }
+    match context.host.claim_addresses(record.spec.network, record.addresses) {
+        Ok(addresses) => record.addresses = addresses,
+        Err(problem) => tracing::error!(container = %record.name, detail = problem.detail, "addresses"),
+    }
+    let mut facts = context.facts.facts(record.id).unwrap_or_default();
+    let (found, started) = match running {
+        Some(running) => {
+            // What runs has room already, whatever the capacity is now.
+            context.ledger.reserve(record.id, &record.spec.resources).ok();
+            facts.pid = Some(running.started.pid);
+            (if running.frozen { Found::Paused } else { Found::Running }, Some(running.started))
+        }
+        None => (at_rest(&mut facts), None),
+    };
+    let subject = Subject { record, facts, found, running: started };
+    context.directory.insert(driver::spawn(context, subject));
+}
+
+/// How a container that does not run stands, by its facts.
+fn at_rest(facts: &mut Facts) -> Found {
+    if facts.pid.take().is_some() {
+        facts.exit_code = None;
+        facts.reason = Some("it ended while no daemon looked, and nobody recorded how".to_owned());
+        return Found::Ended;
+    }
+    match (facts.start_failed, facts.started) {
+        (true, _) => Found::Failed,
+        (false, Some(_)) => Found::Ended,
+        (false, None) => Found::Created,
+    }
+}
+
+/// Removes everything of a container that no intent names.
+async fn clean(context: &Context, id: ContainerId) {
+    let result = match context.host.sweep(id).await {
+        Ok(()) => context.host.remove_data(id).await,
+        Err(problem) => Err(problem),
+    };
+    match result {
+        Ok(()) => {
+            if let Err(error) = context.facts.forget(id) {
+                tracing::warn!(container = %id, %error, "facts of an orphan");
+            }
+        }
+        Err(problem) => tracing::error!(container = %id, detail = problem.detail, "sweep of an orphan"),
+    }
+}

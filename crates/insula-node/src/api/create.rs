@@ -1,0 +1,129 @@
+//! Creating containers: resolve, admit, reserve, record, drive. Whatever fails gives back what came before it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use insula_api::{CreateContainer, CreatedContainer, EventSubject, Problem, ProblemCode};
+use insula_model::{ContainerId, ContainerName, RestartPolicy};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::Shared;
+use super::extract::{Body, Refusal};
+use crate::attach::Purpose;
+use crate::catalog::{Resolved, Strictness};
+use crate::container::driver::{self, Subject};
+use crate::container::facts::Facts;
+use crate::container::handle::ContainerHandle;
+use crate::container::lifecycle::{Ask, Force, Found, Wanted};
+use crate::container::record::{Addresses, ContainerRecord};
+use crate::context::Context;
+
+/// Creates a container.
+#[utoipa::path(post, path = "/v1/containers", tag = "containers", request_body = CreateContainer, responses(
+    (status = 201, description = "Created", body = CreatedContainer),
+    (status = 404, description = "Unknown image", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 507, description = "No room", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn create(
+    State(context): Shared,
+    Body(request): Body<CreateContainer>,
+) -> Result<(StatusCode, Json<CreatedContainer>), Refusal> {
+    let (attach, start) = (request.attach, request.start);
+    let (handle, resolved) = create_container(&context, request).await?;
+    let snapshot = handle.snapshot();
+    let mut created = CreatedContainer {
+        id: handle.id,
+        name: snapshot.record.name.clone(),
+        image: resolved.image,
+        warnings: resolved.warning.into_iter().collect(),
+        attach_token: None,
+    };
+    if attach {
+        created.attach_token = Some(context.tokens.issue(Purpose::Start(handle.id))?);
+    } else if start && let Err(problem) = handle.ask(Ask::Start).await {
+        // As in the field: what could not be started stays, to be looked at, unless it was to go anyway.
+        if snapshot.record.remove {
+            handle.ask(Ask::Delete(Force::Yes)).await.ok();
+        }
+        return Err(problem.into());
+    }
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Creates a container and its driver.
+///
+/// # Errors
+///
+/// Unknown image, taken name, no room, a contradiction in the request.
+pub(crate) async fn create_container(
+    context: &Arc<Context>,
+    request: CreateContainer,
+) -> Result<(ContainerHandle, Resolved), Problem> {
+    check(&request)?;
+    let strictness = if request.strict { Strictness::Strict } else { Strictness::FallBack };
+    let resolved = context.catalog.resolve(&request.spec.image, strictness)?;
+    let id = ContainerId::from_uuid(Uuid::new_v4());
+    let name = match request.name {
+        Some(name) => name,
+        None => ContainerName::new(id.short()).map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?,
+    };
+    context.directory.reserve(&name, id, context.config.capacity.containers)?;
+    let ids = context.ids.take().inspect_err(|_| context.directory.remove(&name, id))?;
+    let addresses = context.host.claim_addresses(request.spec.network, Addresses::default()).inspect_err(|_| {
+        context.directory.remove(&name, id);
+        context.ids.give_back(ids);
+    })?;
+    let mut spec = request.spec;
+    spec.image = resolved.image.clone().into();
+    let record = ContainerRecord {
+        id,
+        name: name.clone(),
+        spec,
+        image: resolved.image.clone(),
+        previous_image: None,
+        next_image: None,
+        rolled_back: None,
+        ids,
+        addresses,
+        created: Timestamp::now(),
+        wanted: Wanted::Stopped,
+        remove: request.remove,
+    };
+    if !record.remove
+        && let Err(error) = context.store.put(record.clone()).await
+    {
+        context.release(&record);
+        return Err(Problem::from_chain(ProblemCode::Internal, &error));
+    }
+    let facts = Facts::default();
+    let handle = driver::spawn(context, Subject { record, facts, found: Found::Created, running: None });
+    context.directory.insert(handle.clone());
+    let image = [("image", resolved.image.to_string())];
+    context.events.publish(EventSubject::Container, name.as_str(), Some(id.to_string()), "created", &image);
+    Ok((handle, resolved))
+}
+
+fn check(request: &CreateContainer) -> Result<(), Problem> {
+    let invalid = |detail: &str| Err(Problem::new(ProblemCode::Invalid, detail));
+    if request.attach && request.start {
+        return invalid("`attach` and `start` exclude each other: attaching starts the container");
+    }
+    if request.remove && request.spec.restart != RestartPolicy::No {
+        return invalid("a container that is deleted when it ends cannot have a restart policy");
+    }
+    if request.remove && !request.attach && !request.start {
+        return invalid("a container that is deleted when it ends must be started: say `attach` or `start`");
+    }
+    let nul = |text: &String| text.contains('\0');
+    let spec = &request.spec;
+    if spec.command.iter().chain(spec.entrypoint.iter().flatten()).any(nul)
+        || spec.env.iter().any(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || nul(value))
+    {
+        return invalid("command and environment hold no NUL bytes, and names of variables no `=`");
+    }
+    Ok(())
+}

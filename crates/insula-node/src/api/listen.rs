@@ -1,0 +1,104 @@
+//! Connections: accepted, bounded in number and patience, named by their peer's credentials.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use crate::audit::Caller;
+
+/// Connections at a time; further clients wait to be accepted.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Time a client has to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes the socket at `path`, mode 0660, group `group` if it exists. A stale socket is replaced.
+///
+/// # Errors
+///
+/// The file system's.
+pub(crate) fn bind(path: &Path, group: &str) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Bound under another name, so that nobody connects before the mode is right.
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    open_to_group(&new, group)?;
+    std::fs::rename(&new, path)?;
+    Ok(listener)
+}
+
+/// Gives a socket file mode 0660 and the group `group`, if it exists.
+///
+/// # Errors
+///
+/// The file system's.
+pub(crate) fn open_to_group(path: &Path, group: &str) -> std::io::Result<()> {
+    if let Some(gid) = group_id(group) {
+        std::os::unix::fs::chown(path, None, Some(gid))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+}
+
+fn group_id(group: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(group))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// Accepts connections until the task is dropped.
+pub(crate) async fn serve(listener: UnixListener, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    connection(stream, router).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors or memory: what is connected goes on, new ones wait a moment.
+                tracing::warn!(%error, "accept on the API socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, router: Router) {
+    let caller = stream
+        .peer_cred()
+        .ok()
+        .map(|credentials| Caller { uid: credentials.uid(), pid: credentials.pid().unwrap_or_default() });
+    let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        request.map(axum::body::Body::new)
+    });
+    let result = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection");
+    }
+}

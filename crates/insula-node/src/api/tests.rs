@@ -1,0 +1,324 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use insula_api::{ImageView, ProblemCode};
+use insula_model::{Bytes, ImageConfig, ImageId, MountPlan, Sha256Digest, Stage};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::config::{Config, Overrides};
+use crate::fake_host::{FakeHost, shared};
+use crate::host::Host;
+
+struct Node {
+    context: Arc<Context>,
+    host: Arc<FakeHost>,
+    shared: Arc<dyn Host>,
+    dir: tempfile::TempDir,
+}
+
+fn image(text: &str, default: bool) -> ImageView {
+    let id: ImageId = text.parse().unwrap();
+    ImageView {
+        name: id.name.clone(),
+        version: id.version.clone(),
+        image: id,
+        default,
+        stage: Stage::Testing,
+        digest: Sha256Digest([0; 32]),
+        tree_digest: Sha256Digest([0; 32]),
+        size: Bytes(0),
+        entries: 0,
+        created: Timestamp::UNIX_EPOCH,
+        damaged: None,
+        config: ImageConfig { cmd: vec!["run".to_owned()], ..ImageConfig::default() },
+        mount_plan: MountPlan::default_plan(),
+        test: None,
+        used_by: Vec::new(),
+    }
+}
+
+fn config(dir: &Path) -> Config {
+    let text = format!(
+        "claims_dir = '{0}/claims'\nstate_dir = '{0}'\nrun_dir = '{0}'\n[defaults]\ntrial_ms = 30",
+        dir.display()
+    );
+    Config::parse(&text, Path::new("test.toml"), Overrides::default()).unwrap()
+}
+
+fn fill(context: &Context) {
+    let broken = ["debian@broken", "debian@crashing", "debian@sick"].map(|text| image(text, false));
+    let mut images = vec![image("debian@12", true), image("debian@13", false)];
+    images.extend(broken);
+    context.catalog.replace(images);
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, shared) = shared();
+        let (context, records) = crate::daemon::open(config(dir.path()), shared.clone()).unwrap();
+        assert!(records.is_empty());
+        fill(&context);
+        Self { context, host, shared, dir }
+    }
+
+    /// Another daemon over the same state, as after a kill of the first.
+    async fn restarted(self) -> Self {
+        let Self { context, host, shared, dir } = self;
+        let path = dir.path().join("node.redb");
+        // The killed daemon's file, as it is on the disk at this moment.
+        let copy = dir.path().join("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        drop(context);
+        std::fs::rename(&copy, &path).unwrap();
+        let (context, records) = crate::daemon::open(config(dir.path()), shared.clone()).unwrap();
+        fill(&context);
+        crate::adopt::adopt(&context, records).await.unwrap();
+        Self { context, host, shared, dir }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let request = Request::builder().method(method).uri(path).body(body).unwrap();
+        let response = router(self.context.clone()).oneshot(request).await.unwrap();
+        let status = response.status();
+        if status.is_client_error() || status.is_server_error() {
+            assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path}");
+        }
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() })
+    }
+
+    async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call(method, path, body).await;
+        assert!(status.is_success(), "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    async fn refused(&self, method: &str, path: &str, body: Value) -> insula_api::Problem {
+        let (status, answer) = self.call(method, path, body).await;
+        assert!(!status.is_success(), "{method} {path}: {status} {answer}");
+        serde_json::from_value(answer).unwrap()
+    }
+
+    async fn create(&self, name: &str, command: &str) -> Value {
+        let spec = json!({ "image": "debian", "command": [command] });
+        self.ok("POST", "/v1/containers", json!({ "name": name, "spec": spec, "start": true })).await
+    }
+
+    async fn upgrade(&self, name: &str, image: &str) -> Value {
+        let operation = self.ok("POST", &format!("/v1/containers/{name}/upgrade"), json!({ "image": image })).await;
+        let path = format!("/v1/operations/{}/wait", operation["id"].as_str().unwrap());
+        loop {
+            let now = self.ok("GET", &path, Value::Null).await;
+            if now["state"] != "running" {
+                return now;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_container_lives_from_create_to_delete() {
+    let node = Node::new();
+    let created = node.create("web", "serve").await;
+    assert_eq!(created["image"], "debian@12");
+    let list = node.ok("GET", "/v1/containers", Value::Null).await;
+    assert_eq!((list[0]["name"].as_str(), list[0]["state"].as_str()), (Some("web"), Some("running")));
+    let problem = node.refused("DELETE", "/v1/containers/web", Value::Null).await;
+    assert_eq!(problem.code, ProblemCode::Conflict);
+    let stopped = node.ok("POST", "/v1/containers/web/stop", Value::Null).await;
+    assert_eq!((stopped["state"].as_str(), stopped["exit_code"].as_i64()), (Some("stopped"), Some(143)));
+    node.ok("DELETE", "/v1/containers/web", Value::Null).await;
+    assert_eq!(node.refused("GET", "/v1/containers/web", Value::Null).await.code, ProblemCode::NotFound);
+    assert_eq!(node.host.removed.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stubborn_container_is_killed_after_its_time_out() {
+    let node = Node::new();
+    node.create("web", "stubborn").await;
+    let began = Instant::now();
+    let stopped = node.ok("POST", "/v1/containers/web/stop", json!({ "timeout_ms": 50 })).await;
+    assert_eq!(stopped["exit_code"], 137);
+    assert!(began.elapsed() >= Duration::from_millis(50));
+}
+
+#[tokio::test]
+async fn every_refusal_is_a_problem_document() {
+    let node = Node::new();
+    for (method, path, body, status) in [
+        ("GET", "/nowhere", Value::Null, 404),
+        ("PUT", "/v1/containers", Value::Null, 405),
+        ("POST", "/v1/containers", json!({ "nonsense": 1 }), 400),
+        ("POST", "/v1/containers", json!({ "spec": { "image": "nope" }, "name": "a" }), 404),
+        ("POST", "/v1/containers", json!({ "spec": { "image": "debian" }, "name": "-a" }), 400),
+        ("GET", "/v1/containers?filter=colour=red", Value::Null, 400),
+        ("GET", "/v1/containers?limit=3", Value::Null, 400),
+        ("GET", "/v1/operations/x", Value::Null, 400),
+        ("GET", "/v1/containers/a%00b", Value::Null, 404),
+        ("GET", "/v1/whois", Value::Null, 400),
+    ] {
+        let (found, answer) = node.call(method, path, body).await;
+        assert_eq!(found.as_u16(), status, "{method} {path}: {answer}");
+        assert_eq!(answer["status"], status, "{method} {path}");
+    }
+    let huge = "x".repeat(BODY_BYTES_MAX + 1);
+    let (status, _) = node.call("POST", "/v1/containers", json!({ "name": huge })).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn an_unknown_version_falls_back_with_a_warning_or_is_refused_when_strict() {
+    let node = Node::new();
+    let body = |strict| json!({ "spec": { "image": "debian@99" }, "strict": strict });
+    let created = node.ok("POST", "/v1/containers", body(false)).await;
+    assert_eq!(created["image"], "debian@12");
+    assert!(created["warnings"][0].as_str().unwrap().contains("debian@99 does not exist"), "{created}");
+    let problem = node.refused("POST", "/v1/containers", body(true)).await;
+    assert!(problem.remedy.unwrap().contains("12, 13"));
+}
+
+#[tokio::test]
+async fn names_are_unique_and_freed_by_rename_and_delete() {
+    let node = Node::new();
+    node.create("a", "serve").await;
+    let spec = json!({ "image": "debian" });
+    let body = json!({ "name": "a", "spec": spec });
+    assert_eq!(node.refused("POST", "/v1/containers", body.clone()).await.code, ProblemCode::Conflict);
+    node.ok("POST", "/v1/containers/a/rename", json!({ "name": "b" })).await;
+    node.ok("POST", "/v1/containers", body).await;
+    assert_eq!(
+        node.refused("POST", "/v1/containers/a/rename", json!({ "name": "b" })).await.code,
+        ProblemCode::Conflict
+    );
+}
+
+#[tokio::test]
+async fn a_container_that_is_deleted_at_its_end_leaves_nothing() {
+    let node = Node::new();
+    let body =
+        json!({ "name": "once", "remove": true, "start": true, "spec": { "image": "debian", "command": ["true"] } });
+    node.ok("POST", "/v1/containers", body).await;
+    let gone = || async { node.call("GET", "/v1/containers/once", Value::Null).await.0 == StatusCode::NOT_FOUND };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !gone().await {
+        assert!(Instant::now() < deadline, "never deleted");
+        tokio::task::yield_now().await;
+    }
+    assert!(node.context.facts.ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_start_names_its_cause_and_the_container_is_failed() {
+    let node = Node::new();
+    let body = json!({ "name": "x", "start": true, "spec": { "image": "debian", "command": ["missing"] } });
+    let problem = node.refused("POST", "/v1/containers", body).await;
+    assert_eq!(problem.code, ProblemCode::CommandNotFound);
+    let shown = node.ok("GET", "/v1/containers/x", Value::Null).await;
+    assert_eq!(shown["state"], "failed");
+    assert!(shown["reason"].as_str().unwrap().contains("not in the container"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_upgrade_keeps_what_proves_good_and_takes_back_what_does_not() {
+    let node = Node::new();
+    node.create("web", "serve").await;
+    let done = node.upgrade("web", "debian@13").await;
+    assert_eq!(
+        (&done["result"]["image"], &done["result"]["previous_image"]),
+        (&json!("debian@13"), &json!("debian@12"))
+    );
+    for bad in ["debian@broken", "debian@crashing"] {
+        let done = node.upgrade("web", bad).await;
+        assert_eq!(done["state"], "succeeded", "{done}");
+        assert!(done["result"]["rolled_back"].as_str().unwrap().contains(bad), "{done}");
+        let shown = node.ok("GET", "/v1/containers/web", Value::Null).await;
+        assert_eq!((&shown["image"], &shown["previous_image"]), (&json!("debian@13"), &json!("debian@12")), "{shown}");
+        assert_eq!(shown["state"], "running");
+    }
+    assert_eq!(
+        node.refused("POST", "/v1/containers/web/upgrade", json!({ "image": "debian@99" })).await.code,
+        ProblemCode::NotFound
+    );
+}
+
+#[tokio::test]
+async fn a_sick_version_is_taken_back_by_its_health_check() {
+    let node = Node::new();
+    node.create("web", "serve").await;
+    let body = json!({ "image": "debian@sick", "health": ["check"], "deadline_ms": 50 });
+    let operation = node.ok("POST", "/v1/containers/web/upgrade", body).await;
+    let path = format!("/v1/operations/{}/wait", operation["id"].as_str().unwrap());
+    let mut now = operation;
+    while now["state"] == "running" {
+        now = node.ok("GET", &path, Value::Null).await;
+    }
+    let why = now["result"]["rolled_back"].as_str().unwrap();
+    assert!(why.contains("not healthy within 50 ms: the check ended with code 1"), "{why}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_loses_nothing() {
+    let node = Node::new();
+    node.create("stays", "serve").await;
+    node.create("ends", "serve").await;
+    let body = json!({ "name": "once", "remove": true, "start": true, "spec": { "image": "debian" } });
+    node.ok("POST", "/v1/containers", body).await;
+    let id = node.context.directory.find("ends").unwrap().id;
+    let node = {
+        let before = node.ok("GET", "/v1/containers/stays", Value::Null).await;
+        // It ends while no daemon looks: the old one's driver is gone before it can tell.
+        let host = node.host.clone();
+        let node = node.restarted().await;
+        let after = node.ok("GET", "/v1/containers/stays", Value::Null).await;
+        for key in ["id", "pid", "state", "image", "uid_base", "started"] {
+            assert_eq!(before[key], after[key], "{key}");
+        }
+        host.kill_all(id, 0).await.unwrap();
+        node.restarted().await
+    };
+    let ended = node.ok("GET", "/v1/containers/ends/wait", Value::Null).await;
+    assert_eq!(ended["exit_code"], 137);
+    let once = node.ok("GET", "/v1/containers/once", Value::Null).await;
+    assert_eq!(once["state"], "running");
+    assert_eq!(node.host.running(), 2);
+    assert!(node.dir.path().exists());
+}
+
+#[tokio::test]
+async fn a_thousand_containers_are_listed_in_time() {
+    let node = Node::new();
+    for number in 0..1_000 {
+        let body =
+            json!({ "name": format!("c{number}"), "remove": true, "start": true, "spec": { "image": "debian" } });
+        node.ok("POST", "/v1/containers", body).await;
+    }
+    let began = Instant::now();
+    let list = node.ok("GET", "/v1/containers", Value::Null).await;
+    let took = began.elapsed();
+    assert_eq!(list.as_array().unwrap().len(), 1_000);
+    // Unoptimised and with parsing; the promise of 50 ms is measured by a benchmark.
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn the_served_document_is_the_committed_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let served = crate::openapi_document().unwrap() + "\n";
+    if std::env::var_os("INSULA_WRITE_OPENAPI").is_some() {
+        std::fs::write(&path, &served).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        served == committed,
+        "docs/openapi.json is not what is served; run INSULA_WRITE_OPENAPI=1 cargo test -p insula-node served_document"
+    );
+}

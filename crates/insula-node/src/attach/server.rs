@@ -1,0 +1,264 @@
+//! Serves the attach socket: one task per connection, one attachment per connection.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream};
+use insula_api::{Problem, ProblemCode};
+use insula_model::ContainerId;
+use rustix::fs::FileType;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+
+use super::packet::{self, PacketError};
+use super::{Purpose, exec_order};
+use crate::container::driver::Answer;
+use crate::container::handle::ContainerHandle;
+use crate::context::Context;
+use crate::host::Streams;
+
+/// Connections at a time; further clients wait to be accepted.
+const CONNECTIONS_MAX: usize = 8_192;
+/// Time a client has to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes the listener; a stale socket is replaced. Who may connect is set by the caller.
+///
+/// # Errors
+///
+/// The file system's.
+pub(crate) fn listen(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // Until the caller opens it up nobody but root may connect.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, 1_024)?;
+    watch(socket)
+}
+
+/// Lets the runtime say when `fd` is ready.
+///
+/// # Errors
+///
+/// The kernel has no room for another watched descriptor.
+#[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its descriptor as long as it is watched")]
+pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}
+
+/// Accepts connections until the task is dropped.
+pub(crate) async fn serve(context: Arc<Context>, listener: AsyncFd<OwnedFd>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match accept(&listener).await {
+            Ok(socket) => {
+                let context = context.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = connection(&context, &socket).await {
+                        tracing::debug!(error = %error, "attach");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors or memory: what is connected goes on, new ones wait a moment.
+                tracing::warn!(%error, "accept on the attach socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &AsyncFd<OwnedFd>) -> std::io::Result<AsyncFd<OwnedFd>> {
+    loop {
+        let mut ready = listener.readable().await?;
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => return watch(socket),
+            Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+async fn connection(context: &Arc<Context>, socket: &AsyncFd<OwnedFd>) -> Result<(), PacketError> {
+    let received = tokio::time::timeout(REQUEST_TIMEOUT, packet::receive::<AttachRequest>(socket)).await;
+    let (request, fds) = match received {
+        Ok(Ok(received)) => received,
+        Ok(Err(PacketError::Form(error))) => {
+            let problem = Problem::new(ProblemCode::Invalid, format!("attach request: {error}"));
+            return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await;
+        }
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Ok(()),
+    };
+    let given = match GivenFds::sort(&request.streams, fds) {
+        Ok(given) => given,
+        Err(problem) => return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    };
+    let purpose = context.tokens.redeem(&request.token);
+    let result = match purpose {
+        None => Err(Problem::new(ProblemCode::Denied, "the attach token is unknown, used or too old")),
+        Some(Purpose::Start(id)) => return start(context, socket, id, given).await,
+        Some(Purpose::Exec(id, request)) => exec(context, id, *request, given).await,
+        Some(Purpose::Transfer(sender)) => transfer(sender, given),
+    };
+    match result {
+        Ok((answer, fds)) => packet::send(socket, &answer, &fds).await,
+        Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    }
+}
+
+/// A client's descriptors by their use.
+#[derive(Debug, Default)]
+struct GivenFds {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    file: Option<OwnedFd>,
+}
+
+impl GivenFds {
+    fn sort(streams: &[AttachStream], fds: Vec<OwnedFd>) -> Result<Self, Problem> {
+        if streams.len() != fds.len() {
+            let detail = format!("attach request names {} streams and brings {} descriptors", streams.len(), fds.len());
+            return Err(Problem::new(ProblemCode::Invalid, detail));
+        }
+        let mut given = Self::default();
+        for (stream, fd) in streams.iter().zip(fds) {
+            check_kind(*stream, &fd)?;
+            let place = match stream {
+                AttachStream::Stdin => &mut given.stdin,
+                AttachStream::Stdout => &mut given.stdout,
+                AttachStream::Stderr => &mut given.stderr,
+                AttachStream::File => &mut given.file,
+            };
+            if place.replace(fd).is_some() {
+                return Err(Problem::new(ProblemCode::Invalid, "attach request names a stream twice"));
+            }
+        }
+        Ok(given)
+    }
+
+    fn streams(self, terminal: bool) -> Streams {
+        match self {
+            _ if terminal => Streams::Terminal,
+            Self { stdin: None, stdout: None, stderr: None, .. } => Streams::Detached,
+            Self { stdin, stdout, stderr, .. } => Streams::Given { stdin, stdout, stderr },
+        }
+    }
+}
+
+/// A terminal, a directory or a device would let a container reach back to its client.
+fn check_kind(stream: AttachStream, fd: &OwnedFd) -> Result<(), Problem> {
+    let stat = rustix::fs::fstat(fd.as_fd())
+        .map_err(|errno| Problem::new(ProblemCode::Invalid, format!("attached descriptor: {errno}")))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let taken = match kind {
+        FileType::Fifo | FileType::RegularFile => true,
+        FileType::Socket => rustix::net::sockopt::socket_type(fd.as_fd()) == Ok(SocketType::STREAM),
+        FileType::Directory => stream == AttachStream::File,
+        _ => false,
+    };
+    if taken {
+        return Ok(());
+    }
+    let detail = format!("attached {stream:?} is neither a pipe nor a stream socket nor a regular file ({kind:?})");
+    Err(Problem::new(ProblemCode::Invalid, detail).with_remedy("copy terminals and devices through a pipe"))
+}
+
+async fn start(
+    context: &Arc<Context>,
+    socket: &AsyncFd<OwnedFd>,
+    id: ContainerId,
+    given: GivenFds,
+) -> Result<(), PacketError> {
+    let Some(handle) = context.directory.get(id) else {
+        let problem = Problem::new(ProblemCode::NotFound, format!("container {id} does not exist"));
+        return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await;
+    };
+    let before = handle.snapshot();
+    let streams = given.streams(before.spec.tty);
+    let answer = match streams {
+        // Attached without a single stream: nothing to give, but the client still follows the container.
+        Streams::Detached => handle.ask(crate::container::lifecycle::Ask::Start).await,
+        streams => handle.start_attached(streams).await,
+    };
+    match answer {
+        Ok(Answer::Attached(attachment)) => {
+            let end_file = attachment.follow.len() > 1;
+            let mut fds = attachment.follow;
+            fds.extend(attachment.master);
+            let pid = Some(attachment.pid);
+            let answer = AttachAnswer::Attached { pid, relayed: true, end_file, warnings: Vec::new() };
+            packet::send(socket, &answer, &fds).await?;
+            drop(fds);
+            relay_end(socket, &handle, before.starts).await
+        }
+        Ok(answer) => {
+            let warnings = match answer {
+                Answer::RolledBack => vec![rolled_back(&handle)],
+                _ => Vec::new(),
+            };
+            let pid = handle.snapshot().facts.pid;
+            let answer = AttachAnswer::Attached { pid, relayed: true, end_file: false, warnings };
+            packet::send(socket, &answer, &[]).await?;
+            relay_end(socket, &handle, before.starts).await
+        }
+        Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    }
+}
+
+fn rolled_back(handle: &ContainerHandle) -> String {
+    let snapshot = handle.snapshot();
+    let why = snapshot.record.rolled_back.clone().unwrap_or_else(|| "the changed image failed".to_owned());
+    format!("{why}; {} runs again", snapshot.record.image)
+}
+
+/// Tells the client how the run that followed `starts` earlier ones ended, unless the client leaves before.
+async fn relay_end(socket: &AsyncFd<OwnedFd>, handle: &ContainerHandle, starts: u64) -> Result<(), PacketError> {
+    let ended = handle.wait_for(|now| now.starts > starts && (now.facts.pid.is_none() || now.starts > starts + 1));
+    tokio::select! {
+        snapshot = ended => {
+            let facts = &snapshot.facts;
+            let answer = AttachAnswer::Ended { exit_code: facts.exit_code, reason: facts.reason.clone() };
+            packet::send(socket, &answer, &[]).await
+        }
+        () = packet::closed(socket) => Ok(()),
+    }
+}
+
+async fn exec(
+    context: &Arc<Context>,
+    id: ContainerId,
+    request: insula_api::ExecRequest,
+    given: GivenFds,
+) -> Result<(AttachAnswer, Vec<OwnedFd>), Problem> {
+    let handle = context
+        .directory
+        .get(id)
+        .ok_or_else(|| Problem::new(ProblemCode::NotFound, format!("container {id} does not exist")))?;
+    let order = exec_order(&handle, request, |terminal| given.streams(terminal))?;
+    let started = context.host.exec(order).await?;
+    let mut fds = vec![started.status];
+    fds.extend(started.master);
+    Ok((AttachAnswer::Attached { pid: started.pid, relayed: false, end_file: false, warnings: Vec::new() }, fds))
+}
+
+fn transfer(
+    sender: tokio::sync::oneshot::Sender<OwnedFd>,
+    given: GivenFds,
+) -> Result<(AttachAnswer, Vec<OwnedFd>), Problem> {
+    let file = given.file.ok_or_else(|| Problem::new(ProblemCode::Invalid, "attach request brings no file"))?;
+    sender.send(file).map_err(|_| Problem::new(ProblemCode::Cancelled, "the operation has ended meanwhile"))?;
+    Ok((AttachAnswer::Attached { pid: None, relayed: false, end_file: false, warnings: Vec::new() }, Vec::new()))
+}

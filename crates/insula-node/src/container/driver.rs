@@ -1,0 +1,674 @@
+//! Performs what [`Lifecycle`] decides, for one container, and publishes the result.
+//!
+//! The driver is one task. It owns the record, the facts and the lifecycle of its container; long actions (a start,
+//! a sweep, a trial, a timer) run as futures that it polls, short ones (a signal, a freeze) are awaited in place.
+//! An order of things holds for every step: perform, publish, then answer, so that who was answered sees the state
+//! that he was told. Nothing on the way of a start waits for the disk.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use insula_api::{EventSubject, Problem, ProblemCode};
+use insula_model::{ContainerName, ContainerState, HealthCheck, ImageId, RestartPolicy};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::facts::Facts;
+use super::handle::{AnswerSender, ContainerHandle, gone};
+use super::lifecycle::{
+    Activity, Ask, AtEnd, ChangePending, Effect, Found, Input, Lifecycle, Reply, Ticket, Verdict, Version, Wanted,
+};
+use super::record::ContainerRecord;
+use super::snapshot::Snapshot;
+use crate::context::Context;
+use crate::host::{Exit, StartOrder, Started, Streams};
+use crate::settings::Change;
+use crate::store::CommitError;
+use crate::trial;
+
+/// Requests that may wait for a driver; more are refused.
+const COMMANDS_MAX: usize = 64;
+
+/// A request to a driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A verb of the lifecycle; `streams` are for a start that it leads to.
+    Ask { ask: Ask, streams: Streams, answer: AnswerSender },
+    /// Changes of the configuration, checked already.
+    Set { change: Box<Change>, answer: AnswerSender },
+    /// Another name.
+    Rename { name: ContainerName, answer: AnswerSender },
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// As asked.
+    Done,
+    /// It runs, with these descriptors for who attached.
+    Attached(Attachment),
+    /// The new version failed and the last good one was started again.
+    RolledBack,
+}
+
+/// Descriptors for who started a container in the foreground.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// Host process id of process 1.
+    pub(crate) pid: u32,
+    /// A pidfd of process 1, then the file that holds the main process's end.
+    pub(crate) follow: Vec<std::os::fd::OwnedFd>,
+    /// The terminal's master.
+    pub(crate) master: Option<std::os::fd::OwnedFd>,
+}
+
+/// A container to drive, as it was created or found.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// Intent.
+    pub(crate) record: ContainerRecord,
+    /// Facts.
+    pub(crate) facts: Facts,
+    /// How it was found.
+    pub(crate) found: Found,
+    /// What runs.
+    pub(crate) running: Option<Started>,
+}
+
+enum Happening {
+    StartEnded(Result<Started, Problem>),
+    Exited(Exit),
+    SweepEnded(Result<(), Problem>),
+    TrialEnded { generation: u64, result: Result<(), String> },
+    StopDue { generation: u64 },
+    RestartDue { generation: u64 },
+    Saved(Result<(), CommitError>),
+}
+
+/// Generations make results of what was given up recognisable.
+#[derive(Debug, Default)]
+struct Generations {
+    stop: u64,
+    restart: u64,
+    trial: u64,
+}
+
+pub(crate) struct Driver {
+    context: Arc<Context>,
+    record: ContainerRecord,
+    spec: Arc<insula_model::ContainerSpec>,
+    facts: Facts,
+    lifecycle: Lifecycle,
+    running_since: Option<Instant>,
+    healthy: Option<bool>,
+    starts: u64,
+    published: watch::Sender<Arc<Snapshot>>,
+    commands: mpsc::Receiver<Command>,
+    happenings: FuturesUnordered<BoxFuture<'static, Happening>>,
+    generations: Generations,
+    answers: HashMap<Ticket, AnswerSender>,
+    last_ticket: u64,
+    streams: Streams,
+    attachment: Option<Attachment>,
+    problem: Option<Problem>,
+    trial_health: Option<HealthCheck>,
+    unsaved: bool,
+    saving: bool,
+    last_state: Option<ContainerState>,
+}
+
+/// Starts driving `subject`; the task ends when the container is gone.
+pub(crate) fn spawn(context: &Arc<Context>, subject: Subject) -> ContainerHandle {
+    let id = subject.record.id;
+    let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let driver = Driver::new(context.clone(), subject, commands);
+    let handle = ContainerHandle::new(id, command_sender, driver.published.subscribe());
+    tokio::spawn(driver.run());
+    handle
+}
+
+impl Driver {
+    fn new(context: Arc<Context>, subject: Subject, commands: mpsc::Receiver<Command>) -> Self {
+        let Subject { record, facts, found, running } = subject;
+        let at_end = if record.remove { AtEnd::Delete } else { AtEnd::Keep };
+        let mut lifecycle = Lifecycle::new(found, record.spec.restart, at_end);
+        if record.next_image.is_some() {
+            lifecycle.step(Input::ImageChange(ChangePending::Yes));
+        }
+        let spec = Arc::new(record.spec.clone());
+        let state = lifecycle.state();
+        let snapshot = Snapshot {
+            state,
+            record: Arc::new(record.clone()),
+            spec: spec.clone(),
+            facts: facts.clone(),
+            restarts: 0,
+            healthy: None,
+            starts: 0,
+        };
+        let mut driver = Self {
+            context,
+            record,
+            spec,
+            facts,
+            lifecycle,
+            running_since: None,
+            healthy: None,
+            starts: 0,
+            published: watch::Sender::new(Arc::new(snapshot)),
+            commands,
+            happenings: FuturesUnordered::new(),
+            generations: Generations::default(),
+            answers: HashMap::new(),
+            last_ticket: 0,
+            streams: Streams::Detached,
+            attachment: None,
+            problem: None,
+            trial_health: None,
+            unsaved: false,
+            saving: false,
+            last_state: state,
+        };
+        if let Some(started) = running {
+            driver.watch_exit(started.exit);
+            driver.facts.pid = Some(started.pid);
+            driver.facts.cgroup = started.cgroup;
+        }
+        driver
+    }
+
+    async fn run(mut self) {
+        self.resume().await;
+        while self.lifecycle.state().is_some() {
+            tokio::select! {
+                Some(happening) = self.happenings.next() => self.happened(happening).await,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    // Every handle is gone: the daemon ends, and the container goes on.
+                    None => return,
+                },
+            }
+        }
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            command.refuse(gone(&self.record.name));
+        }
+    }
+
+    /// Goes on with what the last daemon had begun.
+    async fn resume(&mut self) {
+        let up = matches!(self.lifecycle.state(), Some(ContainerState::Running | ContainerState::Paused));
+        let on_trial = up && self.record.next_image.is_some() && self.facts.image == self.record.next_image;
+        if on_trial {
+            let effects = self.lifecycle.resume_trial();
+            self.perform(effects).await;
+        } else if !up && self.record.wanted == Wanted::Running && self.record.spec.restart != RestartPolicy::No {
+            let effects = self.lifecycle.step(Input::RestartDue);
+            self.perform(effects).await;
+        } else {
+            self.publish();
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Ask { ask, streams, answer } => {
+                let attaching = !matches!(streams, Streams::Detached);
+                if attaching && matches!(self.lifecycle.state(), Some(ContainerState::Running | ContainerState::Paused))
+                {
+                    let problem = Problem::new(
+                        ProblemCode::Conflict,
+                        format!(
+                            "container {} runs already; its streams cannot be given to it any more",
+                            self.record.name
+                        ),
+                    );
+                    answer.send(Err(problem)).ok();
+                    return;
+                }
+                if attaching {
+                    self.streams = streams;
+                }
+                self.last_ticket += 1;
+                let ticket = Ticket(self.last_ticket);
+                self.answers.insert(ticket, answer);
+                let effects = self.lifecycle.step(Input::Asked(ticket, ask));
+                self.perform(effects).await;
+                if !matches!(self.lifecycle.state(), Some(ContainerState::Starting | ContainerState::Stopping)) {
+                    self.streams = Streams::Detached;
+                }
+            }
+            Command::Set { change, answer } => self.set(*change, answer).await,
+            Command::Rename { name, answer } => self.rename(name, answer).await,
+        }
+    }
+
+    async fn set(&mut self, change: Change, answer: AnswerSender) {
+        if self.lifecycle.upgrading() {
+            answer.send(Err(self.busy(Activity::Upgrade))).ok();
+            return;
+        }
+        let mut record = self.record.clone();
+        change.apply(&mut record);
+        if !record.remove
+            && let Err(error) = self.context.store.put(record.clone()).await
+        {
+            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
+            return;
+        }
+        self.trial_health.clone_from(&change.trial_health);
+        self.record = record;
+        self.spec = Arc::new(self.record.spec.clone());
+        let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
+        self.lifecycle.step(Input::ImageChange(pending));
+        self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
+        let mut result = Ok(Answer::Done);
+        if let Some(limits) = change.live_limits()
+            && self.facts.pid.is_some()
+            && let Err(problem) = self.context.host.limit(self.record.id, limits).await
+        {
+            result = Err(problem);
+        }
+        self.publish();
+        self.event("set", &[]);
+        answer.send(result).ok();
+    }
+
+    async fn rename(&mut self, name: ContainerName, answer: AnswerSender) {
+        if let Err(problem) = self.context.directory.rename(self.record.id, &name) {
+            answer.send(Err(problem)).ok();
+            return;
+        }
+        let former = std::mem::replace(&mut self.record.name, name);
+        if !self.record.remove
+            && let Err(error) = self.context.store.put(self.record.clone()).await
+        {
+            self.record.name = former;
+            // The new name was free a moment ago and the old one still is ours, so this cannot be refused.
+            self.context.directory.rename(self.record.id, &self.record.name).ok();
+            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
+            return;
+        }
+        self.publish();
+        self.event("renamed", &[("former_name", former.to_string())]);
+        answer.send(Ok(Answer::Done)).ok();
+    }
+
+    async fn happened(&mut self, happening: Happening) {
+        let input = match happening {
+            Happening::StartEnded(Ok(started)) => {
+                self.started(started);
+                Input::StartEnded(Ok(()))
+            }
+            Happening::StartEnded(Err(problem)) => {
+                self.start_failed(problem);
+                Input::StartEnded(Err(()))
+            }
+            Happening::Exited(exit) => self.exited(exit),
+            Happening::SweepEnded(result) => {
+                if let Err(problem) = result {
+                    tracing::error!(container = %self.record.name, detail = problem.detail, "sweep");
+                }
+                self.context.ledger.release(self.record.id);
+                Input::SweepEnded
+            }
+            Happening::TrialEnded { generation, result } if generation == self.generations.trial => {
+                self.healthy = Some(result.is_ok());
+                match result {
+                    Ok(()) => Input::TrialEnded(Verdict::Good),
+                    Err(why) => {
+                        self.record.rolled_back = Some(why);
+                        Input::TrialEnded(Verdict::Bad)
+                    }
+                }
+            }
+            Happening::StopDue { generation } if generation == self.generations.stop => Input::StopDeadline,
+            Happening::RestartDue { generation } if generation == self.generations.restart => Input::RestartDue,
+            Happening::Saved(result) => return self.saved(result),
+            Happening::TrialEnded { .. } | Happening::StopDue { .. } | Happening::RestartDue { .. } => return,
+        };
+        let write_facts = matches!(input, Input::StartEnded(_) | Input::Exited { .. });
+        let effects = self.lifecycle.step(input);
+        self.perform(effects).await;
+        if write_facts && self.lifecycle.state().is_some() {
+            self.write_facts();
+        }
+    }
+
+    fn started(&mut self, started: Started) {
+        self.facts.pid = Some(started.pid);
+        self.facts.cgroup = started.cgroup;
+        self.facts.started = Some(Timestamp::now());
+        self.facts.finished = None;
+        self.facts.exit_code = None;
+        self.facts.reason = None;
+        self.facts.start_failed = false;
+        self.running_since = Some(Instant::now());
+        self.starts += 1;
+        self.healthy = None;
+        self.problem = None;
+        self.attachment = Some(Attachment { pid: started.pid, follow: started.follow, master: started.master });
+        self.watch_exit(started.exit);
+        self.event("started", &[("pid", started.pid.to_string())]);
+    }
+
+    fn start_failed(&mut self, problem: Problem) {
+        let image = self.facts.image.as_ref().unwrap_or(&self.record.image);
+        tracing::warn!(container = %self.record.name, %image, detail = problem.detail, "start failed");
+        if self.record.next_image.is_some() {
+            self.record.rolled_back = Some(format!("{image} did not start: {}", problem.detail));
+        }
+        self.facts.pid = None;
+        self.facts.reason = Some(problem.detail.clone());
+        self.facts.start_failed = true;
+        self.facts.finished = Some(Timestamp::now());
+        self.context.ledger.release(self.record.id);
+        self.event("start_failed", &[("reason", problem.detail.clone())]);
+        self.problem = Some(problem);
+    }
+
+    fn exited(&mut self, exit: Exit) -> Input {
+        let ran = match (self.running_since.take(), self.facts.started) {
+            (Some(since), _) => since.elapsed(),
+            (None, Some(started)) => Duration::try_from(exit.at.duration_since(started)).unwrap_or_default(),
+            (None, None) => Duration::ZERO,
+        };
+        let on_trial = self.record.next_image.is_some() && self.facts.image == self.record.next_image;
+        if on_trial && exit.code != Some(0) {
+            let code = exit.code.map_or_else(|| "an unknown code".to_owned(), |code| format!("code {code}"));
+            let image = self.record.wanted_image();
+            self.record.rolled_back = Some(format!("{image} ended with {code} {} ms after its start", ran.as_millis()));
+        }
+        self.facts.pid = None;
+        self.facts.exit_code = exit.code;
+        self.facts.reason = exit.reason;
+        self.facts.finished = Some(exit.at);
+        let code = exit.code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
+        self.event("exited", &[("exit_code", code)]);
+        Input::Exited { code: exit.code, ran }
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        let mut queue = VecDeque::from(effects);
+        let mut replies = Vec::new();
+        while let Some(effect) = queue.pop_front() {
+            if let Effect::Reply(ticket, reply) = effect {
+                replies.push((ticket, reply));
+            } else if let Some(input) = self.perform_one(effect).await {
+                queue.extend(self.lifecycle.step(input));
+            }
+        }
+        self.publish();
+        for (ticket, reply) in replies {
+            self.reply(ticket, reply);
+        }
+        self.attachment = None;
+        self.save_if_needed();
+    }
+
+    async fn perform_one(&mut self, effect: Effect) -> Option<Input> {
+        let (id, pid) = (self.record.id, self.facts.pid.unwrap_or_default());
+        let host = self.context.host.clone();
+        match effect {
+            Effect::Start(version) => self.begin_start(version),
+            Effect::SignalStop => {
+                let signal = self.context.catalog.stop_signal(self.facts.image.as_ref(), &self.spec);
+                let result = host.signal(id, pid, signal).await;
+                self.note(result);
+            }
+            Effect::Signal(signal) => {
+                let result = host.signal(id, pid, signal).await;
+                self.note(result);
+            }
+            Effect::KillAll => {
+                let result = host.kill_all(id, pid).await;
+                self.note(result);
+            }
+            Effect::Freeze(ticket) => {
+                let result = host.freeze(id).await;
+                return Some(Input::FreezeEnded(ticket, self.keep_problem(result)));
+            }
+            Effect::Thaw(ticket) => {
+                let result = host.thaw(id).await;
+                let result = self.keep_problem(result);
+                return ticket.map(|ticket| Input::ThawEnded(ticket, result));
+            }
+            Effect::Sweep => {
+                let swept = host.sweep(id);
+                self.happenings.push(Box::pin(async move { Happening::SweepEnded(swept.await) }));
+            }
+            Effect::ArmStop(grace) => {
+                self.generations.stop += 1;
+                let generation = self.generations.stop;
+                self.after(grace, Happening::StopDue { generation });
+            }
+            Effect::DisarmStop => self.generations.stop += 1,
+            Effect::ArmRestart(pause) => {
+                self.generations.restart += 1;
+                let generation = self.generations.restart;
+                self.after(pause, Happening::RestartDue { generation });
+            }
+            Effect::DisarmRestart => self.generations.restart += 1,
+            Effect::BeginTrial => self.begin_trial(),
+            Effect::EndTrial => self.generations.trial += 1,
+            Effect::KeepChange => self.keep_change(),
+            Effect::DropChange => self.drop_change(),
+            Effect::Want(wanted) => self.want(wanted),
+            Effect::Forget => self.forget().await,
+            Effect::Reply(..) => {}
+        }
+        None
+    }
+
+    fn begin_start(&mut self, version: Version) {
+        let image = match version {
+            Version::Wanted => self.record.wanted_image().clone(),
+            Version::LastGood => self.record.image.clone(),
+        };
+        self.facts.image = Some(image.clone());
+        if self.record.remove
+            && let Err(error) = self.context.facts.write_record(&self.record)
+        {
+            // Without the file a daemon that dies now would not know the container and remove it.
+            tracing::warn!(container = %self.record.name, %error, "record in the run directory");
+        }
+        let prepared = self.prepare_start(image);
+        let host = self.context.host.clone();
+        self.happenings.push(Box::pin(async move {
+            Happening::StartEnded(match prepared {
+                Ok(order) => host.start(order).await,
+                Err(problem) => Err(problem),
+            })
+        }));
+    }
+
+    fn prepare_start(&mut self, image: ImageId) -> Result<StartOrder, Problem> {
+        let streams = std::mem::replace(&mut self.streams, Streams::Detached);
+        self.context.ledger.reserve(self.record.id, &self.spec.resources)?;
+        Ok(StartOrder {
+            id: self.record.id,
+            name: self.record.name.clone(),
+            spec: self.spec.clone(),
+            image,
+            ids: self.record.ids,
+            addresses: self.record.addresses,
+            streams,
+        })
+    }
+
+    fn begin_trial(&mut self) {
+        self.generations.trial += 1;
+        let generation = self.generations.trial;
+        let image = self.facts.image.clone().unwrap_or_else(|| self.record.image.clone());
+        let asked = trial::Trial { image, health: self.trial_health.clone() };
+        let watch = trial::watch(self.context.clone(), self.published.subscribe(), asked);
+        self.happenings.push(Box::pin(async move { Happening::TrialEnded { generation, result: watch.await } }));
+    }
+
+    fn keep_change(&mut self) {
+        if let Some(image) = self.record.next_image.take() {
+            self.event("upgraded", &[("image", image.to_string()), ("former_image", self.record.image.to_string())]);
+            self.record.previous_image = Some(std::mem::replace(&mut self.record.image, image));
+            self.record.rolled_back = None;
+        }
+        self.unsaved = true;
+    }
+
+    fn drop_change(&mut self) {
+        self.record.next_image = None;
+        self.record.spec.image = self.record.image.clone().into();
+        self.spec = Arc::new(self.record.spec.clone());
+        let reason = self.record.rolled_back.clone().unwrap_or_default();
+        self.event("rolled_back", &[("image", self.record.image.to_string()), ("reason", reason)]);
+        self.unsaved = true;
+    }
+
+    fn want(&mut self, wanted: Wanted) {
+        // Only a restart policy asks after a reboot what was wanted; other starts need no commit.
+        if self.record.wanted != wanted && self.spec.restart != RestartPolicy::No {
+            self.unsaved = true;
+        }
+        self.record.wanted = wanted;
+    }
+
+    async fn forget(&mut self) {
+        let id = self.record.id;
+        if !self.record.remove
+            && let Err(error) = self.context.store.delete(id).await
+        {
+            tracing::error!(container = %self.record.name, %error, "forget");
+        }
+        let result = self.context.host.remove_data(id).await;
+        self.note(result);
+        if let Err(error) = self.context.facts.forget(id) {
+            tracing::warn!(container = %self.record.name, %error, "facts");
+        }
+        self.context.release(&self.record);
+        self.event("deleted", &[]);
+    }
+
+    fn watch_exit(&mut self, exit: BoxFuture<'static, Exit>) {
+        self.happenings.push(Box::pin(async move { Happening::Exited(exit.await) }));
+    }
+
+    fn after(&mut self, time: Duration, happening: Happening) {
+        self.happenings.push(Box::pin(async move {
+            tokio::time::sleep(time).await;
+            happening
+        }));
+    }
+
+    fn save_if_needed(&mut self) {
+        if !self.unsaved || self.saving || self.record.remove {
+            return;
+        }
+        self.unsaved = false;
+        self.saving = true;
+        let saved = self.context.store.put(self.record.clone());
+        self.happenings.push(Box::pin(async move { Happening::Saved(saved.await) }));
+    }
+
+    fn saved(&mut self, result: Result<(), CommitError>) {
+        self.saving = false;
+        if let Err(error) = result {
+            tracing::error!(container = %self.record.name, %error, "intent");
+        }
+        self.save_if_needed();
+    }
+
+    fn write_facts(&self) {
+        if let Err(error) = self.context.facts.write_facts(self.record.id, &self.facts) {
+            tracing::warn!(container = %self.record.name, %error, "facts");
+        }
+    }
+
+    fn publish(&mut self) {
+        let state = self.lifecycle.state();
+        let snapshot = Snapshot {
+            state,
+            record: Arc::new(self.record.clone()),
+            spec: self.spec.clone(),
+            facts: self.facts.clone(),
+            restarts: self.lifecycle.restarts(),
+            healthy: self.healthy,
+            starts: self.starts,
+        };
+        self.published.send_replace(Arc::new(snapshot));
+        if state != self.last_state {
+            self.last_state = state;
+            match state {
+                Some(ContainerState::Paused) => self.event("paused", &[]),
+                Some(ContainerState::Stopped) => self.event("stopped", &[]),
+                _ => {}
+            }
+        }
+    }
+
+    fn event(&self, action: &str, attributes: &[(&str, String)]) {
+        let record = &self.record;
+        self.context.events.publish(
+            EventSubject::Container,
+            record.name.as_str(),
+            Some(record.id.to_string()),
+            action,
+            attributes,
+        );
+    }
+
+    fn note(&self, result: Result<(), Problem>) {
+        if let Err(problem) = result {
+            tracing::warn!(container = %self.record.name, detail = problem.detail, "host");
+        }
+    }
+
+    fn keep_problem(&mut self, result: Result<(), Problem>) -> Result<(), ()> {
+        result.map_err(|problem| self.problem = Some(problem))
+    }
+
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        let Some(answer) = self.answers.remove(&ticket) else { return };
+        let name = &self.record.name;
+        let conflict = |text: String| Err(Problem::new(ProblemCode::Conflict, text));
+        let result = match reply {
+            Reply::Done => Ok(self.attachment.take().map_or(Answer::Done, Answer::Attached)),
+            Reply::RolledBack => Ok(Answer::RolledBack),
+            Reply::StartFailed | Reply::ActionFailed => Err(self
+                .problem
+                .clone()
+                .unwrap_or_else(|| Problem::new(ProblemCode::StartFailed, format!("container {name} did not start")))),
+            Reply::Busy(activity) => Err(self.busy(activity)),
+            Reply::NotRunning => conflict(format!("container {name} is not running")),
+            Reply::StillRunning => Err(Problem::new(ProblemCode::Conflict, format!("container {name} is running"))
+                .with_remedy("stop it first, or use --force")),
+            Reply::WrongState => conflict(match self.lifecycle.state() {
+                Some(state) => format!("container {name} is {state}"),
+                None => format!("container {name} is gone"),
+            }),
+            Reply::Overtaken => conflict(format!("container {name}: another request stopped or deleted it meanwhile")),
+            Reply::Gone => Err(gone(name)),
+        };
+        answer.send(result).ok();
+    }
+
+    fn busy(&self, activity: Activity) -> Problem {
+        let what = match activity {
+            Activity::Start => "is being started",
+            Activity::Stop => "is being stopped",
+            Activity::Cleaning => "has just ended and is being cleaned up",
+            Activity::Upgrade => "is being upgraded",
+        };
+        Problem::new(ProblemCode::Conflict, format!("container {} {what}", self.record.name))
+            .with_remedy("wait for it, or try again")
+    }
+}
+
+impl Command {
+    fn refuse(self, problem: Problem) {
+        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. }) = self;
+        answer.send(Err(problem)).ok();
+    }
+}

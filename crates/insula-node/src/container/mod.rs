@@ -1,0 +1,22 @@
+//! Containers: one task drives each, from what is asked to what is.
+//!
+//! ```text
+//! handlers ── Command ──> driver (one task per container)
+//!                           │ lifecycle.rs   decides: input -> effects, pure
+//!                           │ driver.rs      performs effects on the host, feeds back what happened
+//!                           │ snapshot.rs    what everybody else sees: a published copy
+//!                           └──> watch channel (list, show, wait) and events
+//! ```
+//!
+//! Nobody but the driver changes a container's record, facts or state. `record.rs` is intent (kept in the store),
+//! `facts.rs` is what happened (kept in the run directory).
+
+pub(crate) mod driver;
+pub(crate) mod facts;
+pub(crate) mod handle;
+pub(crate) mod lifecycle;
+pub(crate) mod record;
+pub(crate) mod snapshot;
+
+#[cfg(test)]
+mod lifecycle_tests;

@@ -1,0 +1,78 @@
+//! What everybody but the driver sees of a container: an immutable copy.
+
+use std::sync::Arc;
+
+use insula_api::{ContainerSummary, ContainerView};
+use insula_model::{ContainerSpec, ContainerState};
+
+use super::facts::Facts;
+use super::record::ContainerRecord;
+
+/// A container at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    /// State; `None` when it is gone.
+    pub(crate) state: Option<ContainerState>,
+    /// Intent.
+    pub(crate) record: Arc<ContainerRecord>,
+    /// Configuration; the record's, shared with starts and execs.
+    pub(crate) spec: Arc<ContainerSpec>,
+    /// Facts.
+    pub(crate) facts: Facts,
+    /// Starts in a row by the restart policy.
+    pub(crate) restarts: u32,
+    /// Whether its health check passed since the start; `None` before the first result.
+    pub(crate) healthy: Option<bool>,
+    /// Times it was started since the daemon runs.
+    pub(crate) starts: u64,
+}
+
+impl Snapshot {
+    /// Its line in `list`.
+    pub(crate) fn summary(&self) -> ContainerSummary {
+        let record = &self.record;
+        ContainerSummary {
+            name: record.name.clone(),
+            id: record.id,
+            state: self.state.unwrap_or(ContainerState::Stopped),
+            image: self.facts.image.clone().unwrap_or_else(|| record.image.clone()),
+            previous_image: record.previous_image.clone(),
+            next_image: record
+                .next_image
+                .clone()
+                .filter(|next| self.facts.image.as_ref() != Some(next))
+                .map(Into::into),
+            pid: self.facts.pid,
+            address: record.addresses.v4.map(|address| address.to_string()),
+            address6: record.addresses.v6.map(|address| address.to_string()),
+            exit_code: self.facts.exit_code,
+            reason: self.facts.reason.clone().or_else(|| record.rolled_back.clone()),
+            created: record.created,
+            started: self.facts.started,
+            finished: self.facts.finished,
+            uid_base: record.ids.base,
+            cgroup: self.facts.cgroup.clone(),
+            ports: self.spec.ports.iter().map(ToString::to_string).collect(),
+            labels: self.spec.labels.clone(),
+            restarts: self.restarts,
+        }
+    }
+
+    /// What `show` says, but for its current use of resources.
+    pub(crate) fn view(&self, data_path: String, effective_command: Vec<String>) -> ContainerView {
+        ContainerView {
+            summary: self.summary(),
+            spec: (*self.spec).clone(),
+            ids: self.record.ids,
+            data_path,
+            effective_command,
+            usage: None,
+        }
+    }
+
+    /// Whether its process 1 runs, frozen or not.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, Some(ContainerState::Running | ContainerState::Paused | ContainerState::Stopping))
+            && self.facts.pid.is_some()
+    }
+}

@@ -1,0 +1,71 @@
+//! What drivers and handlers share: one owner for each part, all of it passed in here.
+
+use std::sync::Arc;
+
+use insula_model::ImageId;
+
+use crate::admission::Ledger;
+use crate::attach::Tokens;
+use crate::audit::Audit;
+use crate::catalog::Catalog;
+use crate::claims::IdBlocks;
+use crate::config::Config;
+use crate::container::facts::FactsDir;
+use crate::container::record::ContainerRecord;
+use crate::directory::Directory;
+use crate::events::Events;
+use crate::host::Host;
+use crate::operations::Operations;
+use crate::store::Store;
+
+/// Parts of one node.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Configuration.
+    pub(crate) config: Config,
+    /// Intent.
+    pub(crate) store: Store,
+    /// Facts.
+    pub(crate) facts: FactsDir,
+    /// The machine.
+    pub(crate) host: Arc<dyn Host>,
+    /// Image versions.
+    pub(crate) catalog: Catalog,
+    /// Containers.
+    pub(crate) directory: Directory,
+    /// Room for running containers.
+    pub(crate) ledger: Ledger,
+    /// Blocks of host ids.
+    pub(crate) ids: IdBlocks,
+    /// Events.
+    pub(crate) events: Arc<Events>,
+    /// Long actions.
+    pub(crate) operations: Operations,
+    /// Tokens for the attach socket.
+    pub(crate) tokens: Tokens,
+    /// Who did what.
+    pub(crate) audit: Audit,
+}
+
+impl Context {
+    /// Gives back what a container was given for life: its name, ids and addresses.
+    pub(crate) fn release(&self, record: &ContainerRecord) {
+        self.directory.remove(&record.name, record.id);
+        self.ids.give_back(record.ids);
+        self.host.release_addresses(record.addresses);
+    }
+
+    /// Names of the containers that need `image`, in order.
+    pub(crate) fn containers_of(&self, image: &ImageId) -> Vec<String> {
+        let needs = |record: &ContainerRecord| {
+            record.image == *image
+                || record.next_image.as_ref() == Some(image)
+                || record.previous_image.as_ref() == Some(image)
+        };
+        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        let mut names: Vec<String> =
+            snapshots.filter(|now| needs(&now.record)).map(|now| now.record.name.to_string()).collect();
+        names.sort();
+        names
+    }
+}

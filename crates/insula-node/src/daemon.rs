@@ -1,0 +1,182 @@
+//! The composition root: opens the parts in order, serves, and ends them in the opposite order.
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admission::Ledger;
+use crate::adopt::adopt;
+use crate::api;
+use crate::attach::{self, Purpose, Tokens};
+use crate::audit::Audit;
+use crate::catalog::Catalog;
+use crate::claims::{IdBlocks, LockStateError, lock_directory};
+use crate::config::Config;
+use crate::container::facts::FactsDir;
+use crate::container::lifecycle::{Ask, Force};
+use crate::context::Context;
+use crate::directory::Directory;
+use crate::events::Events;
+use crate::host::Host;
+use crate::notify::notify;
+use crate::operations::Operations;
+use crate::store::{OpenStoreError, Store};
+
+/// Pause between two looks for tokens that were never used.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The daemon could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A directory or socket.
+    #[error("{what} {path}")]
+    File {
+        /// Which.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another daemon has the state directory.
+    #[error(transparent)]
+    Lock(#[from] LockStateError),
+    /// The store of intent.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// The runtime or a signal handler.
+    #[error("start the daemon's runtime")]
+    Runtime(#[source] std::io::Error),
+    /// What runs could not be found out, or its servants not be started.
+    #[error("{0}")]
+    Host(insula_api::Problem),
+}
+
+/// Runs the node in the foreground until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// What kept it from starting; nothing is left behind then.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("node")
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    runtime.block_on(Box::pin(serve(config)))
+}
+
+async fn serve(config: Config) -> Result<(), RunError> {
+    make_directory(&config.state_dir)?;
+    make_directory(&config.run_dir)?;
+    let _state_lock = lock_directory(&config.state_dir, config.name.as_str())?;
+    let _run_lock = lock_directory(&config.run_dir, config.name.as_str())?;
+    let host = crate::launcher::connect(&config).await.map_err(RunError::Host)?;
+    let (context, records) = open(config, host)?;
+    adopt(&context, records).await.map_err(RunError::Host)?;
+    let listener = listen(&context)?;
+    context.ids.fill();
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    notify("READY=1");
+    tracing::info!(node = %context.config.name, socket = %context.config.socket.display(), "ready");
+    tokio::select! {
+        () = api::serve(listener.api, api::router(context.clone())) => {}
+        () = attach::server::serve(context.clone(), listener.attach) => {}
+        () = expire_tokens(context.clone()) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    notify("STOPPING=1");
+    end(&context).await;
+    Ok(())
+}
+
+/// Opens every part that needs no kernel; the rest is `host`.
+pub(crate) fn open(
+    config: Config,
+    host: Arc<dyn Host>,
+) -> Result<(Arc<Context>, Vec<crate::container::record::ContainerRecord>), RunError> {
+    let (store, records) = Store::open(&config.state_dir.join("node.redb"))?;
+    let held: Vec<_> = records.iter().map(|record| record.ids).collect();
+    let ids = IdBlocks::open(&config.claims_dir, &config.state_dir, &config.ids, &held)
+        .map_err(|source| RunError::File { what: "claims directory", path: config.claims_dir.clone(), source })?;
+    let audit = Audit::open(&config.state_dir, config.audit.clone()).map_err(|source| RunError::File {
+        what: "audit log in",
+        path: config.state_dir.clone(),
+        source,
+    })?;
+    let events = Arc::new(Events::new());
+    let context = Context {
+        store,
+        facts: FactsDir::new(&config.run_dir),
+        host,
+        catalog: Catalog::default(),
+        directory: Directory::default(),
+        ledger: Ledger::new(config.capacity.clone(), &config.defaults),
+        ids,
+        operations: Operations::new(events.clone()),
+        events,
+        tokens: Tokens::default(),
+        audit,
+        config,
+    };
+    Ok((Arc::new(context), records))
+}
+
+/// The two sockets that clients use.
+struct Listeners {
+    api: tokio::net::UnixListener,
+    attach: tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
+}
+
+fn listen(context: &Context) -> Result<Listeners, RunError> {
+    let config = &context.config;
+    let wrap = |path: PathBuf| move |source| RunError::File { what: "socket", path, source };
+    let attach_path = config.attach_socket();
+    let attach = attach::server::listen(&attach_path).map_err(wrap(attach_path.clone()))?;
+    api::open_to_group(&attach_path, &config.socket_group).map_err(wrap(attach_path))?;
+    let api = api::bind(&config.socket, &config.socket_group).map_err(wrap(config.socket.clone()))?;
+    Ok(Listeners { api, attach })
+}
+
+fn make_directory(path: &Path) -> Result<(), RunError> {
+    let wrap = |source| RunError::File { what: "directory", path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(wrap)?;
+    // Sockets in it are for a group, so it can be passed through; it cannot be listed.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).map_err(wrap)
+}
+
+/// Deletes containers that were made for a client who never attached.
+async fn expire_tokens(context: Arc<Context>) {
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        for purpose in context.tokens.expire() {
+            let Purpose::Start(id) = purpose else { continue };
+            let Some(handle) = context.directory.get(id) else { continue };
+            let snapshot = handle.snapshot();
+            if snapshot.record.remove && snapshot.starts == 0 {
+                // If it was started in this very moment the delete is refused, which is right.
+                handle.ask(Ask::Delete(Force::No)).await.ok();
+            }
+        }
+    }
+}
+
+/// Ends launcher and keeper when nothing needs them; containers go on without the daemon.
+async fn end(context: &Context) {
+    let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
+    let alone = running > 0 || !context.host.end_if_idle().await;
+    tracing::info!(running, alone, "ended");
+    for path in [context.config.socket.clone(), context.config.attach_socket()] {
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "socket");
+        }
+    }
+}

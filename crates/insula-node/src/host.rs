@@ -1,0 +1,164 @@
+//! What the node needs from the machine: start, signal, freeze, sweep, look.
+//!
+//! The trait is the node's own and narrow. [`crate::launcher`] implements it with the launcher, the keeper and the
+//! containers' inits; tests implement it with a small machine in memory.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use insula_api::{Finding, Problem, ProcessRow, ResourceUsage};
+use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId, NetworkMode, ResourceSpec, Signal};
+use jiff::Timestamp;
+
+use crate::container::record::Addresses;
+
+/// Everything a start needs; pure data but for the descriptors.
+#[derive(Debug)]
+pub(crate) struct StartOrder {
+    /// Whose start.
+    pub(crate) id: ContainerId,
+    /// Its name.
+    pub(crate) name: ContainerName,
+    /// Its configuration.
+    pub(crate) spec: Arc<ContainerSpec>,
+    /// The version to run.
+    pub(crate) image: ImageId,
+    /// Its host ids.
+    pub(crate) ids: IdRange,
+    /// Its addresses.
+    pub(crate) addresses: Addresses,
+    /// Its standard streams.
+    pub(crate) streams: Streams,
+}
+
+/// Where standard streams come from and go to.
+#[derive(Debug)]
+pub(crate) enum Streams {
+    /// Nobody is attached: no input, output goes to the log if the configuration says so.
+    Detached,
+    /// Descriptors of a client: pipes, stream sockets and regular files only. Absent ones are as when detached.
+    Given {
+        /// Standard input.
+        stdin: Option<OwnedFd>,
+        /// Standard output.
+        stdout: Option<OwnedFd>,
+        /// Standard error.
+        stderr: Option<OwnedFd>,
+    },
+    /// A new terminal whose master goes to the client.
+    Terminal,
+}
+
+/// A container that runs.
+pub(crate) struct Started {
+    /// Host process id of its process 1.
+    pub(crate) pid: u32,
+    /// Its control group, relative to each hierarchy's mount.
+    pub(crate) cgroup: String,
+    /// For the client that follows it: a pidfd of process 1, then the file that holds the main process's end.
+    pub(crate) follow: Vec<OwnedFd>,
+    /// The terminal's master.
+    pub(crate) master: Option<OwnedFd>,
+    /// Done when process 1 ended.
+    pub(crate) exit: BoxFuture<'static, Exit>,
+}
+
+impl std::fmt::Debug for Started {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Started").field("pid", &self.pid).field("cgroup", &self.cgroup).finish_non_exhaustive()
+    }
+}
+
+/// How a container ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Exit {
+    /// Exit code, 128+n for signal n; `None` when nobody knows it.
+    pub(crate) code: Option<i32>,
+    /// Why the code is unknown, or what else there is to say.
+    pub(crate) reason: Option<String>,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// A container found when the daemon started.
+#[derive(Debug)]
+pub(crate) struct FoundContainer {
+    /// Whose.
+    pub(crate) id: ContainerId,
+    /// As after a start.
+    pub(crate) started: Started,
+    /// Whether it is frozen.
+    pub(crate) frozen: bool,
+}
+
+/// A command to run in a container.
+#[derive(Debug)]
+pub(crate) struct ExecOrder {
+    /// In which container.
+    pub(crate) id: ContainerId,
+    /// Host process id of its process 1.
+    pub(crate) pid: u32,
+    /// Its configuration.
+    pub(crate) spec: Arc<ContainerSpec>,
+    /// The version it runs.
+    pub(crate) image: ImageId,
+    /// What to run.
+    pub(crate) request: insula_api::ExecRequest,
+    /// Its streams.
+    pub(crate) streams: Streams,
+}
+
+/// A command that was started in a container.
+#[derive(Debug)]
+pub(crate) struct StartedExec {
+    /// Host process id, when known.
+    pub(crate) pid: Option<u32>,
+    /// Socket that reports its end.
+    pub(crate) status: OwnedFd,
+    /// The terminal's master.
+    pub(crate) master: Option<OwnedFd>,
+}
+
+/// The machine, as far as containers are concerned.
+pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
+    /// Starts a container. After an error nothing of the start is left.
+    fn start(&self, order: StartOrder) -> BoxFuture<'static, Result<Started, Problem>>;
+    /// Delivers `signal` to process 1.
+    fn signal(&self, id: ContainerId, pid: u32, signal: Signal) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Kills every process of the container.
+    fn kill_all(&self, id: ContainerId, pid: u32) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Freezes every process of the container.
+    fn freeze(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Undoes [`Host::freeze`].
+    fn thaw(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Removes every host object of the container that is not persistent; idempotent.
+    fn sweep(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Removes what a deleted container had on the disk; idempotent.
+    fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Starts a command in a running container.
+    fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>>;
+    /// Runs a command in a running container without streams and waits for its exit code.
+    fn run_to_end(&self, order: ExecOrder) -> BoxFuture<'static, Result<i32, Problem>>;
+    /// Applies limits to a running container.
+    fn limit(&self, id: ContainerId, limits: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>>;
+    /// What the container holds now.
+    fn usage(&self, id: ContainerId) -> BoxFuture<'static, Result<ResourceUsage, Problem>>;
+    /// Its processes.
+    fn processes(&self, id: ContainerId, ids: IdRange) -> BoxFuture<'static, Result<Vec<ProcessRow>, Problem>>;
+    /// Addresses for a container, the wanted ones if they are free (or its own already).
+    ///
+    /// # Errors
+    ///
+    /// Admission when none is left.
+    fn claim_addresses(&self, network: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem>;
+    /// Gives them back.
+    fn release_addresses(&self, addresses: Addresses);
+    /// What the machine has and lacks.
+    fn findings(&self) -> BoxFuture<'static, Vec<Finding>>;
+    /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is
+    /// done. Starts that are still under way are waited for.
+    fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>>;
+    /// Ends what serves the containers (launcher, keeper) if no container runs; whether it did.
+    fn end_if_idle(&self) -> BoxFuture<'static, bool>;
+}

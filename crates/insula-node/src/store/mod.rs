@@ -1,0 +1,216 @@
+//! Intent on disk: one redb file, owned by one thread.
+//!
+//! ```text
+//! drivers, handlers ── Put, Delete ──> channel ──> store thread ── one commit for all that wait ──> node.redb
+//! ```
+//!
+//! Every answer comes after the commit that holds the change reached the disk. Facts (what runs, since when, how it
+//! ended) are not in here: they are files in the run directory, written by whoever knows them.
+//!
+//! Tables: `meta` (`schema` -> number, `node` -> name) and `containers` (id as 128 bits -> record as JSON).
+
+use std::path::{Path, PathBuf};
+
+use insula_model::ContainerId;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::container::record::ContainerRecord;
+
+/// Version of the tables; a file with a greater one is refused.
+pub(crate) const SCHEMA: u64 = 1;
+
+/// Changes that may wait for the thread; more are refused.
+const QUEUE_MAX: usize = 8_192;
+/// Changes that one commit takes at most.
+const BATCH_MAX: usize = 256;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const CONTAINERS: TableDefinition<u128, &[u8]> = TableDefinition::new("containers");
+
+/// The store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// Written by a newer Insula.
+    #[error("store {path} has schema {found}, this program knows {SCHEMA}; run the newer program, or restore a backup")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: u64,
+    },
+    /// Damaged.
+    #[error(
+        "store {path} is damaged; nothing was changed. Restore a backup, or move the file away: running containers \
+         are then found again by what is in the run directory, stopped ones are lost"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A record that cannot be read.
+    #[error("store {path}: record of container {id} is damaged")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Whose record.
+        id: ContainerId,
+        /// Where.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A change was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The disk or redb refused; nothing of the batch is stored.
+    #[error("store intent: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Too many changes wait.
+    #[error("store intent: {QUEUE_MAX} changes wait already")]
+    Full,
+    /// The thread is gone: the daemon is ending.
+    #[error("store intent: the store is closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+enum Change {
+    Put(Box<ContainerRecord>),
+    Delete(ContainerId),
+}
+
+type Job = (Change, oneshot::Sender<Result<(), CommitError>>);
+
+/// Sends changes to the store's thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Store {
+    /// Opens or makes the file at `path`, reads every record, starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// A newer schema or a damaged file; the file stays as it is.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<ContainerRecord>), OpenStoreError> {
+        let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
+        let database = Database::create(path).map_err(|error| damaged(error.into()))?;
+        if let Some(found) = schema_of(&database).map_err(damaged)?
+            && found > SCHEMA
+        {
+            return Err(OpenStoreError::Newer { path: path.to_owned(), found });
+        }
+        make_tables(&database).map_err(damaged)?;
+        let records = read_all(&database, path)?;
+        let (jobs, waiting) = mpsc::channel(QUEUE_MAX);
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || serve(&database, waiting))
+            .map_err(|error| damaged(redb::Error::Io(error)))?;
+        Ok((Self { jobs }, records))
+    }
+
+    /// Stores `record`; when the future is done it is on the disk. Its place in the order is that of the call.
+    pub(crate) fn put(&self, record: ContainerRecord) -> impl Future<Output = Result<(), CommitError>> + use<> {
+        self.submit(Change::Put(Box::new(record)))
+    }
+
+    /// Forgets the record of `id`, as [`Store::put`] does; no record is no error.
+    pub(crate) fn delete(&self, id: ContainerId) -> impl Future<Output = Result<(), CommitError>> + use<> {
+        self.submit(Change::Delete(id))
+    }
+
+    fn submit(&self, change: Change) -> impl Future<Output = Result<(), CommitError>> + use<> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.jobs.try_send((change, answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommitError::Full,
+            mpsc::error::TrySendError::Closed(_) => CommitError::Closed,
+        });
+        async move {
+            sent?;
+            answered.await.map_err(|_| CommitError::Closed)?
+        }
+    }
+}
+
+fn schema_of(database: &Database) -> Result<Option<u64>, redb::Error> {
+    let read = database.begin_read()?;
+    match read.open_table(META) {
+        Ok(meta) => Ok(meta.get("schema")?.map(|value| value.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    write.open_table(META)?.insert("schema", SCHEMA)?;
+    write.open_table(CONTAINERS)?;
+    write.commit()?;
+    Ok(())
+}
+
+fn read_all(database: &Database, path: &Path) -> Result<Vec<ContainerRecord>, OpenStoreError> {
+    let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
+    let read = database.begin_read().map_err(|error| damaged(error.into()))?;
+    let table = read.open_table(CONTAINERS).map_err(|error| damaged(error.into()))?;
+    let mut records = Vec::new();
+    for entry in table.iter().map_err(|error| damaged(error.into()))? {
+        let (key, value) = entry.map_err(|error| damaged(error.into()))?;
+        let id = ContainerId::from_uuid(uuid::Uuid::from_u128(key.value()));
+        let record = serde_json::from_slice(value.value()).map_err(|source| OpenStoreError::Record {
+            path: path.to_owned(),
+            id,
+            source,
+        })?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+fn serve(database: &Database, mut waiting: mpsc::Receiver<Job>) {
+    let mut batch = Vec::new();
+    while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        let result = commit(database, &batch);
+        for (_, answer) in batch.drain(..) {
+            let result = match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(CommitError::Refused { reason: error.to_string() }),
+            };
+            // Who asked may have gone away; the change stands.
+            answer.send(result).ok();
+        }
+    }
+}
+
+fn commit(database: &Database, batch: &[Job]) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut table = write.open_table(CONTAINERS)?;
+        for (change, _) in batch {
+            match change {
+                Change::Put(record) => {
+                    let bytes = serde_json::to_vec(record).map_err(|error| redb::Error::Io(error.into()))?;
+                    table.insert(record.id.as_uuid().as_u128(), bytes.as_slice())?;
+                }
+                Change::Delete(id) => {
+                    table.remove(id.as_uuid().as_u128())?;
+                }
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
