@@ -2,10 +2,16 @@
 
 pub mod archive;
 pub mod attributes;
+pub mod collect;
+pub mod diff;
 mod draft;
 pub mod erofs;
 pub mod manifest;
+pub mod mount_target;
+pub mod oci;
 pub mod path;
+pub mod progress;
+pub mod store;
 pub mod tree;
 
 pub use draft::{DraftError, NewEntry, NewKind, PresentKind, TreeLimits};

@@ -8,6 +8,7 @@ pub mod fd_table;
 pub mod fork;
 pub mod netlink;
 pub mod nfnetlink;
+pub mod page_cache;
 pub mod peer;
 pub mod rlimit;
 pub mod seccomp;

@@ -1,0 +1,212 @@
+//! Opening a store: one owner, rubbish removed, every version known.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use insula_model::{ImageId, ImageName, ImageVersion};
+
+use super::incoming::make_dir;
+use super::index::{DamageMark, Entry, ImageInfo, SharedIndex};
+use super::lock::{LockError, StoreLock};
+use super::medium::{StoreFileError, read_bounded, remove_tree};
+use super::stage::{RECORD_BYTES_MAX, StageRecord};
+use super::{DAMAGED_FILE, DEFAULT_FILE, Layout, MANIFEST_FILE, STAGE_FILE, Store};
+use crate::manifest::{Manifest, digest_of};
+
+/// A store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenStoreError {
+    /// Another program has it open.
+    #[error("image store {} is in use by {holder}; stop it, or use another state directory", path.display())]
+    InUse {
+        /// The store.
+        path: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
+    /// A file or directory of it could not be used.
+    #[error("open image store {}", path.display())]
+    File {
+        /// The store.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: StoreFileError,
+    },
+}
+
+/// Something that was not as it should be when the store was opened. The store works without it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreWarning {
+    /// A version whose manifest or stage record cannot be read: it cannot be used.
+    #[error("image {id} cannot be used: {why}; remove and import it again")]
+    Unreadable {
+        /// The version.
+        id: ImageId,
+        /// What was found.
+        why: String,
+    },
+    /// Something in the store's directories that the store did not put there. It is left alone.
+    #[error("{} is not the image store's; it is left alone", path.display())]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The default version of a name was not there; the oldest took its place.
+    #[error("the default version of image {} was lost; it is now {id}", id.name)]
+    DefaultMended {
+        /// The new default.
+        id: ImageId,
+    },
+}
+
+impl Store {
+    /// Opens the store in `root` (`<state>/images`), making it if need be, and removes what unfinished operations
+    /// left.
+    ///
+    /// # Errors
+    ///
+    /// When another program has it open, or its directories cannot be used.
+    pub fn open(root: &Path) -> Result<(Self, Vec<StoreWarning>), OpenStoreError> {
+        let failed = |source| OpenStoreError::File { path: root.to_owned(), source };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(StoreFileError::on("create directory", root)).map_err(failed)?;
+        let layout = Layout { root: root.to_owned() };
+        let lock = StoreLock::take(&layout.lock()).map_err(|error| match error {
+            LockError::Held { holder } => OpenStoreError::InUse { path: root.to_owned(), holder },
+            LockError::Io(error) => failed(StoreFileError::on("lock", &layout.lock())(error)),
+        })?;
+        remove_tree_of_operations(&layout.incoming()).map_err(failed)?;
+        let boot_file = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = std::fs::read_to_string(boot_file).map_err(StoreFileError::on("read", boot_file)).map_err(failed)?;
+        let store = Self {
+            layout,
+            index: SharedIndex::default(),
+            changing: Mutex::new(()),
+            next_operation: AtomicU64::new(0),
+            boot: boot.trim_end().to_owned(),
+            _lock: lock,
+        };
+        let warnings = store.read_names().map_err(failed)?;
+        Ok((store, warnings))
+    }
+
+    fn read_names(&self) -> Result<Vec<StoreWarning>, StoreFileError> {
+        let mut warnings = Vec::new();
+        for (name, path) in entries(self.layout.root())? {
+            match ImageName::new(&name) {
+                Ok(name) if path.is_dir() => self.read_name(&name, &mut warnings)?,
+                _ if name.starts_with('.') => {}
+                _ => warnings.push(StoreWarning::Foreign { path }),
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn read_name(&self, name: &ImageName, warnings: &mut Vec<StoreWarning>) -> Result<(), StoreFileError> {
+        let dir = self.layout.image(name);
+        let mut versions = BTreeMap::new();
+        for (version, path) in entries(&dir)? {
+            let id = match ImageVersion::new(&version) {
+                Ok(version) if path.is_dir() => ImageId { name: name.clone(), version },
+                _ if version.starts_with('.') => continue,
+                _ => {
+                    warnings.push(StoreWarning::Foreign { path });
+                    continue;
+                }
+            };
+            match read_version(&id, &path) {
+                Ok(entry) => {
+                    versions.insert(id.version.clone(), entry.stage.published);
+                    self.index.write().versions.insert(id, entry);
+                }
+                Err(why) => {
+                    self.index.write().unreadable.insert(id.clone(), why.clone());
+                    warnings.push(StoreWarning::Unreadable { id, why });
+                }
+            }
+        }
+        let default = read_bounded(&dir.join(DEFAULT_FILE), 128).ok();
+        let default = default.and_then(|line| ImageVersion::new(String::from_utf8(line).ok()?.trim_end()).ok());
+        if let Some(default) = default.filter(|default| versions.contains_key(default)) {
+            self.index.write().defaults.insert(name.clone(), default);
+            return Ok(());
+        }
+        // Oldest first, and by name among those of one instant: the same answer each time.
+        let oldest = versions.into_iter().min_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        if let Some((version, _)) = oldest {
+            let id = ImageId { name: name.clone(), version };
+            self.write_default(&id)?;
+            self.index.write().defaults.insert(id.name.clone(), id.version.clone());
+            warnings.push(StoreWarning::DefaultMended { id });
+        } else {
+            self.remove_empty_name(name);
+        }
+        Ok(())
+    }
+
+    /// Removes a name's directory when no version is in it.
+    pub(super) fn remove_empty_name(&self, name: &ImageName) {
+        let dir = self.layout.image(name);
+        let others = entries(&dir).map_or(true, |found| found.iter().any(|(entry, _)| !entry.starts_with('.')));
+        if !others {
+            // What stays is a directory without versions, which means nothing and goes at the next chance.
+            let _ = std::fs::remove_file(dir.join(DEFAULT_FILE));
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+    }
+}
+
+/// Empties the directory of operations, immutable files included, and makes it.
+fn remove_tree_of_operations(dir: &Path) -> Result<(), StoreFileError> {
+    if dir.exists() {
+        for (_, operation) in entries(dir)? {
+            remove_tree(&operation)?;
+        }
+    }
+    match make_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(StoreFileError::on("create directory", dir)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names and paths of what is in a directory, sorted. Names that are no text are shown as well as they can be.
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, StoreFileError> {
+    let list = || -> io::Result<Vec<(String, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        }
+        found.sort();
+        Ok(found)
+    };
+    list().map_err(StoreFileError::on("list", dir))
+}
+
+/// What the index needs of a version; else why it cannot be used.
+fn read_version(id: &ImageId, dir: &Path) -> Result<Entry, String> {
+    let stage = read_bounded(&dir.join(STAGE_FILE), RECORD_BYTES_MAX).map_err(|error| format!("stage: {error}"))?;
+    let stage = StageRecord::decode(&stage).map_err(|error| format!("stage: {error}"))?;
+    let bytes = std::fs::read(dir.join(MANIFEST_FILE)).map_err(|error| format!("{MANIFEST_FILE}: {error}"))?;
+    let digest = digest_of(&bytes);
+    if digest != stage.digest {
+        return Err(format!("{MANIFEST_FILE} has another digest than was published"));
+    }
+    let manifest = Manifest::decode(&bytes).map_err(|error| format!("{MANIFEST_FILE}: {error}"))?;
+    if manifest.id != *id {
+        return Err(format!("{MANIFEST_FILE} is of image {}", manifest.id));
+    }
+    let damage = match read_bounded(&dir.join(DAMAGED_FILE), RECORD_BYTES_MAX) {
+        Ok(what) => Some(DamageMark { found: None, what: String::from_utf8_lossy(&what).trim_end().to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(DamageMark { found: None, what: format!("{DAMAGED_FILE}: {error}") }),
+    };
+    Ok(Entry { info: Arc::new(ImageInfo::of(&manifest, digest)), stage, damage, checked: None })
+}
