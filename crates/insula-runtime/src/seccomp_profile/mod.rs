@@ -191,7 +191,7 @@ mod tests {
             for architecture in [Architecture::X86_64, Architecture::Aarch64] {
                 let filter = rules(architecture, capabilities).unwrap().compile().unwrap();
                 let count = filter.bytes().len() / 8;
-                assert!((100..600).contains(&count), "{kind}: {count}");
+                assert!((100..400).contains(&count), "{kind}: {count} instructions");
             }
         }
     }
