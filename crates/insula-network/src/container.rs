@@ -64,6 +64,11 @@ impl ContainerNetwork {
         if self.ports.iter().any(loopback) { Presence::Present } else { Presence::Absent }
     }
 
+    /// Ports of the host from which UDP leads to it.
+    pub(crate) fn udp_ports(&self) -> Vec<u16> {
+        self.ports.iter().filter(|port| port.transport == Transport::Udp).map(|port| port.host).collect()
+    }
+
     /// Elements of the node's table: where published ports lead, and which connections come back to their origin.
     pub(crate) fn elements(&self) -> Vec<FilterElement> {
         if self.ports.is_empty() {

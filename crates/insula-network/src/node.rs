@@ -126,6 +126,11 @@ impl NodeNetwork {
         if !elements.is_empty() {
             outside.push(LinkStep::Publish { table: self.table().to_string(), elements });
         }
+        // Who sent to the port before it led here, and never paused, would otherwise be led nowhere for ever.
+        let udp_to = container.udp_ports();
+        if !udp_to.is_empty() {
+            outside.push(LinkStep::ForgetConnections { answered_by: Vec::new(), udp_to });
+        }
         let inside = vec![LinkStep::Configure { link: self.inner_link(container) }];
         LinkSteps { outside, inside }
     }
@@ -143,6 +148,8 @@ impl NodeNetwork {
         let mut steps = Vec::new();
         if !elements.is_empty() {
             steps.push(LinkStep::Unpublish { table: self.table().to_string(), elements });
+            let answered_by = container.addresses.iter().collect();
+            steps.push(LinkStep::ForgetConnections { answered_by, udp_to: Vec::new() });
         }
         steps.push(LinkStep::DeleteLink { name: container.id.link_name() });
         steps
@@ -213,6 +220,8 @@ mod tests {
         let steps = network().start_steps(&container(&["80:80"]));
         assert_eq!(names(&steps.outside), ["connect insulaci2fm6e2x", "publish in table insula_n1"]);
         assert_eq!(names(&steps.inside), ["configure eth0"]);
+        let steps = network().start_steps(&container(&["53:53/udp"]));
+        assert_eq!(names(&steps.outside[2..]), ["forget connections"]);
         assert_eq!(names(&network().start_steps(&container(&[])).outside), ["connect insulaci2fm6e2x"]);
     }
 
@@ -227,7 +236,7 @@ mod tests {
             panic!("{started:?} {swept:?}")
         };
         assert_eq!(made, removed);
-        assert_eq!(swept[1], LinkStep::DeleteLink { name: container.id.link_name() });
+        assert_eq!(swept[2], LinkStep::DeleteLink { name: container.id.link_name() });
     }
 
     #[test]

@@ -22,9 +22,12 @@ use insula_kernel::netlink::{
     Inet4Settings, InterfaceAddress, LinkIndex, LinkName, LinkNameError, LinkSettings, MacAddress, Neighbour,
     RequestError, Route, RouteRequest, RouteSocket, VethEnd, VethPair,
 };
-use insula_kernel::nfnetlink::{Element, Field, FilterSocket, SetElements};
+use insula_kernel::nfnetlink::{Connections, Element, Field, FilterSocket, SetElements};
 use minicbor::{Decode, Encode};
 use rustix::io::Errno;
+
+/// Requests of one send to the tracker of connections.
+const CONNECTIONS_PER_SEND: usize = 32;
 
 /// One step on a link.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -72,6 +75,17 @@ pub enum LinkStep {
         /// The host's end.
         #[n(0)]
         name: String,
+    },
+    /// On the host: forgets tracked connections, so that those who go on sending are led where the table says now.
+    /// Best effort: kernels before 6.8 cannot, and there a flow that never pauses stays with its old way.
+    #[n(6)]
+    ForgetConnections {
+        /// Connections answered by these addresses.
+        #[n(0)]
+        answered_by: Vec<IpAddr>,
+        /// UDP flows to these ports.
+        #[n(1)]
+        udp_to: Vec<u16>,
     },
 }
 
@@ -236,6 +250,7 @@ impl fmt::Display for LinkStep {
             Self::Publish { table, .. } => write!(f, "publish in table {table}"),
             Self::Unpublish { table, .. } => write!(f, "unpublish in table {table}"),
             Self::DeleteLink { name } => write!(f, "delete link {name}"),
+            Self::ForgetConnections { .. } => f.write_str("forget connections"),
         }
     }
 }
@@ -270,6 +285,19 @@ impl LinkStep {
             }
             Self::DeleteLink { name } => {
                 self.refused(route_socket()?.ensure_link_absent(&LinkName::new(name.as_str())?))
+            }
+            Self::ForgetConnections { answered_by, udp_to } => {
+                let answered = answered_by.iter().copied().map(Connections::AnsweredBy);
+                let flows = udp_to.iter().flat_map(|port| [Connections::Udp4To(*port), Connections::Udp6To(*port)]);
+                let all: Vec<_> = answered.chain(flows).collect();
+                let mut socket = filter_socket()?;
+                for some in all.chunks(CONNECTIONS_PER_SEND) {
+                    match socket.forget(some) {
+                        Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP) => {}
+                        done => self.refused(done)?,
+                    }
+                }
+                Ok(())
             }
         }
     }
@@ -478,6 +506,7 @@ mod tests {
             LinkStep::Publish { table: table.clone(), elements: publish() },
             LinkStep::Unpublish { table, elements: publish() },
             LinkStep::DeleteLink { name: "insulatestlink".to_owned() },
+            LinkStep::ForgetConnections { answered_by: vec![INNER.parse().unwrap()], udp_to: vec![53] },
         ];
         let bytes = minicbor::to_vec(&steps).unwrap();
         assert_eq!(minicbor::decode::<Vec<LinkStep>>(&bytes).unwrap(), steps);

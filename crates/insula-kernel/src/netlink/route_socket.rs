@@ -148,7 +148,7 @@ impl RouteSocket {
         }
     }
 
-    /// All links whose names begin with `prefix`. Reads the whole list: about 1 ms for 1,000 links.
+    /// All links whose names begin with `prefix`. Reads the whole list.
     ///
     /// # Errors
     ///

@@ -100,6 +100,9 @@ impl NetlinkSocket {
         if frames.len() > FRAMES_MAX {
             return Err(failed(FRAMES_MAX, Errno::TOOBIG));
         }
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
         let first = self.next_sequence;
         let count = u32::try_from(frames.len()).expect("bounded by FRAMES_MAX");
         self.next_sequence = first.wrapping_add(count);

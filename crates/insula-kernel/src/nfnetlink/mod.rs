@@ -1,4 +1,4 @@
-//! Elements of nftables sets and maps, over `NETLINK_NETFILTER`, without the `nft` program.
+//! Elements of nftables sets and maps, and tracked connections, over `NETLINK_NETFILTER`, without helper programs.
 //!
 //! Not for: tables, chains and rules; whoever makes those does it once, with `nft`. Changes travel in a batch that the
 //! kernel does as a whole or not at all:
@@ -10,8 +10,10 @@
 //! A key or a value made of several fields (`inet_proto . inet_service`) is their bytes one after another, each field
 //! padded to four bytes.
 
+mod connection;
 mod element;
 mod socket;
 
+pub use connection::Connections;
 pub use element::{Element, Field, SetElements};
 pub use socket::FilterSocket;

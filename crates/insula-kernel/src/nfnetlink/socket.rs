@@ -4,6 +4,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE};
 use rustix::io::Errno;
 use rustix::net::netlink;
 
+use super::Connections;
 use super::element::{Element, SetElements, Values, generic_header, holds};
 use crate::netlink::{Frame, NetlinkSocket, RequestError};
 
@@ -13,6 +14,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+const IPCTNL_MSG_CT_DELETE: u16 = 1 << 8 | 2;
 /// Elements in one message, which says its length in 16 bits.
 const ELEMENTS_MAX: usize = 256;
 
@@ -84,6 +86,21 @@ impl FilterSocket {
             Err(error) if error.errno == Errno::NOENT => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets tracked connections, so that their next packets are led by the rules of now. Walks the whole table of
+    /// connections for each.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`, and nothing is forgotten: the kernel (before 6.8) takes only whole tuples, or does not track
+    /// connections.
+    ///
+    /// Source: `ctnetlink_del_conntrack` in net/netfilter/nf_conntrack_netlink.c.
+    pub fn forget(&mut self, connections: &[Connections]) -> Result<(), RequestError> {
+        let frame =
+            |which: &Connections| Frame { kind: IPCTNL_MSG_CT_DELETE, flags: NLM_F_ACK, payload: which.payload() };
+        self.0.transact(&connections.iter().map(frame).collect::<Vec<_>>()).map(drop)
     }
 
     fn batch(&mut self, sets: &[SetElements<'_>], kind: u16, flags: u16) -> Result<(), RequestError> {

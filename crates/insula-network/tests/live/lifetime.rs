@@ -2,7 +2,7 @@
 
 use insula_network::{FindingKind, HostFacts, Inbound, Severity, findings, own_links};
 
-use crate::world::{HOST4, OUTSIDE4, World};
+use crate::world::{HOST4, HOST6, OUTSIDE4, OUTSIDE6, World};
 
 #[test]
 fn live_a_sweep_leaves_nothing_and_may_come_twice_and_late() {
@@ -22,6 +22,28 @@ fn live_a_sweep_leaves_nothing_and_may_come_twice_and_late() {
     two.netns.serve_tcp(80);
     world.sweep(&network, &one);
     assert_eq!(world.outside.ask_tcp(HOST4, 8080).unwrap(), OUTSIDE4);
+}
+
+#[test]
+fn live_a_flow_that_never_pauses_follows_the_port_from_container_to_container() {
+    let world = World::new("flow");
+    let network = world.node("n1", 1, Inbound::Routed);
+    // Bound, so that the host takes what comes and says nothing.
+    let _reserved = world.host.enter(|| insula_network::reserve(&"5353:53/udp".parse().unwrap()).unwrap());
+    for (host, family) in [(HOST4, 0), (HOST6, 1)] {
+        let client = world.outside.udp_client(host, 5353);
+        client.send(b"before anybody is there").unwrap();
+        for number in [2, 3] {
+            let container = world.container(&network, number, &["5353:53/udp"]);
+            container.netns.serve_udp(53);
+            client.send(b"?").unwrap();
+            let mut answer = [0; 64];
+            let length = client.recv(&mut answer).unwrap_or_else(|error| panic!("container {number}: {error}"));
+            assert_eq!(std::str::from_utf8(&answer[..length]).unwrap(), [OUTSIDE4, OUTSIDE6][family]);
+            world.sweep(&network, &container);
+            client.send(b"while nobody is there").unwrap();
+        }
+    }
 }
 
 #[test]

@@ -109,6 +109,17 @@ impl Netns {
         })
     }
 
+    /// A client that goes on with one flow.
+    pub(crate) fn udp_client(&self, address: &str, port: u16) -> UdpSocket {
+        let server = SocketAddr::new(address.parse().unwrap(), port);
+        self.enter(move || {
+            let socket = bind_udp(any_port(server));
+            socket.set_read_timeout(Some(WAIT)).unwrap();
+            socket.connect(server).unwrap();
+            socket
+        })
+    }
+
     /// Sends one packet from this source address, which need not be one that others believe.
     pub(crate) fn send_udp(&self, from: &str, to: &str, port: u16, text: &str) {
         let from = SocketAddr::new(from.parse().unwrap(), 0);
