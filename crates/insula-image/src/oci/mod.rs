@@ -17,6 +17,8 @@ mod export;
 mod import;
 mod layers;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use config::ConvertConfigError;
 pub use export::{ExportOciError, LayerCompression, OciExport, OciTarget, export_oci};

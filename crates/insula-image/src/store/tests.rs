@@ -511,3 +511,35 @@ fn live_not_even_root_writes_to_a_published_image() {
     store.remove(&id("web@1")).unwrap();
     assert!(!image.exists());
 }
+
+/// Runs a program of the peers, which the live tests need.
+fn run(program: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; apt-get install {program}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn live_other_programs_take_our_layouts_and_we_take_theirs() {
+    let store = TestStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    store.import("web@1", &[("bin/sh", &vec![9; 50_000]), ("etc/motd", b"hello")]);
+    let original = store.show(&id("web@1")).unwrap().info.tree_digest;
+    for (number, compression) in [LayerCompression::Gzip, LayerCompression::Zstd].into_iter().enumerate() {
+        let layout = path(&format!("layout-{number}"));
+        std::fs::create_dir(&layout).unwrap();
+        let target = File::open(&layout).unwrap();
+        store.export(&id("web@1"), ExportFormat::Oci(compression), &target, Watch::nobody()).unwrap();
+        let inspected = run("skopeo", &["inspect", &format!("oci:{layout}:1")]);
+        assert!(inspected.contains("\"Architecture\""), "{inspected}");
+        for kind in ["docker-archive", "oci-archive"] {
+            let archive = path(&format!("{kind}-{number}.tar"));
+            let target = format!("{kind}:{archive}:web:1");
+            run("skopeo", &["--insecure-policy", "copy", &format!("oci:{layout}:1"), &target]);
+            let copy = store.try_import(&format!("{kind}@{number}"), File::open(&archive).unwrap()).unwrap();
+            assert_eq!(copy.published.info.tree_digest, original, "{kind} {compression:?}");
+        }
+    }
+}
