@@ -93,8 +93,8 @@ impl FilterSocket {
     ///
     /// # Errors
     ///
-    /// `EINVAL`, and nothing is forgotten: the kernel (before 6.8) takes only whole tuples, or does not track
-    /// connections.
+    /// `EINVAL`, and nothing is forgotten: the kernel takes only whole tuples (6.18 takes parts of them), or does not
+    /// track connections.
     ///
     /// Source: `ctnetlink_del_conntrack` in net/netfilter/nf_conntrack_netlink.c.
     pub fn forget(&mut self, connections: &[Connections]) -> Result<(), RequestError> {
