@@ -534,7 +534,9 @@ fn live_other_programs_take_our_layouts_and_we_take_theirs() {
         store.export(&id("web@1"), ExportFormat::Oci(compression), &target, Watch::nobody()).unwrap();
         let inspected = run("skopeo", &["inspect", &format!("oci:{layout}:1")]);
         assert!(inspected.contains("\"Architecture\""), "{inspected}");
-        for kind in ["docker-archive", "oci-archive"] {
+        // skopeo does not make docker archives of zstd layers.
+        let gzip_only = (compression == LayerCompression::Gzip).then_some("docker-archive");
+        for kind in gzip_only.into_iter().chain(["oci-archive"]) {
             let archive = path(&format!("{kind}-{number}.tar"));
             let target = format!("{kind}:{archive}:web:1");
             run("skopeo", &["--insecure-policy", "copy", &format!("oci:{layout}:1"), &target]);
