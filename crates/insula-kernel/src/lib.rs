@@ -6,6 +6,7 @@ pub mod device_filter;
 pub mod execute;
 pub mod fd_table;
 pub mod fork;
+pub mod namespace;
 pub mod netlink;
 pub mod nfnetlink;
 pub mod page_cache;

@@ -1,0 +1,267 @@
+//! The launcher: the one privileged process with one thread that starts containers, and their parent.
+//!
+//! ```text
+//!   daemon ── calls ──> launcher ── fork ──> worker: carries a plan out, reports, ends
+//!          <─ events ──    │  ^                 │ clone3(CLONE_PARENT)
+//!                          │  └── SIGCHLD ── container's process 1
+//!                          └── keeper (descriptors that must not close)
+//! ```
+//!
+//! One epoll loop; nothing slow happens in it: plans and sweeps are done by workers, a bounded number at a time. What
+//! it learns goes into facts before anybody is told, so that a launcher that replaces a dead one, or a daemon that
+//! was away, knows it too.
+
+mod containers;
+mod daemon;
+mod identity;
+mod images;
+mod keeper_link;
+mod requests;
+mod worker;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use insula_kernel::signals::SignalFd;
+use insula_plan::protocol::channel::{self, ConnectError};
+use insula_plan::protocol::run_dir::RunDir;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::thread::UnshareFlags;
+
+use crate::poller::{Interest, Poller, Ready};
+use crate::sealed::{self, SealError};
+use containers::Containers;
+use daemon::Daemon;
+use images::{ImageMounts, MountImageError};
+use keeper_link::{KeeperLink, KeeperLinkError};
+use requests::Waiting;
+use worker::Workers;
+
+/// Tokens of the fixed descriptors; what comes and goes is numbered above these.
+const SIGNALS: u64 = 0;
+const LISTENER: u64 = 1;
+const DAEMON: u64 = 2;
+const KEEPER: u64 = 3;
+/// Workers: this and their number.
+const FIRST_WORKER: u64 = 1 << 32;
+/// Containers' status sockets: this and their number.
+const FIRST_STATUS: u64 = 2 << 32;
+/// Containers' pidfds, of those that are not our children: this and their number.
+const FIRST_PIDFD: u64 = 3 << 32;
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct LauncherConfig {
+    /// The node's run directory.
+    pub run_dir: PathBuf,
+    /// Directory of `insula-init` and `insula-keeper`.
+    pub programs: PathBuf,
+}
+
+/// The launcher could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The kernel refused a call.
+    #[error("{call}")]
+    Kernel {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        #[source]
+        errno: Errno,
+    },
+    /// The run directory cannot be used.
+    #[error("make {}", path.display())]
+    RunDir {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Its socket.
+    #[error("listen for the daemon")]
+    Listen(#[source] ConnectError),
+    /// Process 1's program.
+    #[error("take the program of process 1")]
+    Program(#[source] SealError),
+    /// The keeper.
+    #[error("reach the keeper")]
+    Keeper(#[source] KeeperLinkError),
+    /// Mounts that an earlier launcher left.
+    #[error("find the mounted images")]
+    Images(#[source] MountImageError),
+}
+
+/// Everything the launcher holds.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    run: RunDir,
+    poller: Poller,
+    signals: SignalFd,
+    listener: OwnedFd,
+    init_program: OwnedFd,
+    daemon: Daemon,
+    keeper: KeeperLink,
+    images: ImageMounts,
+    containers: Containers,
+    workers: Workers,
+    waiting: VecDeque<Waiting>,
+    ending: bool,
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// It does.
+    Go,
+    /// The launcher ends.
+    End,
+}
+
+impl Launcher {
+    /// Prepares everything: a mount namespace, the keeper, the socket. Afterwards a daemon can connect.
+    ///
+    /// # Errors
+    ///
+    /// See [`BeginError`].
+    pub(crate) fn begin(config: &LauncherConfig) -> Result<Self, BeginError> {
+        let kernel = |call| move |errno| BeginError::Kernel { call, errno };
+        let run = RunDir::new(&config.run_dir);
+        make_dir(&run.containers())?;
+        let signals = SignalFd::block_all().map_err(kernel("signalfd"))?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(kernel("prctl(subreaper)"))?;
+        // An older keeper lives in the mount namespace that holds the images' one mount each: go there.
+        let keeper = match KeeperLink::find(&run, &config.programs) {
+            Some(keeper) => {
+                keeper.enter_mount_namespace().map_err(BeginError::Keeper)?;
+                keeper
+            }
+            None => {
+                own_mount_namespace().map_err(kernel("unshare(mount)"))?;
+                KeeperLink::start(&run, &config.programs).map_err(BeginError::Keeper)?
+            }
+        };
+        let images = ImageMounts::adopt(run.path().join("images")).map_err(BeginError::Images)?;
+        let init_program = sealed::program(&config.programs.join("insula-init")).map_err(BeginError::Program)?;
+        let listener = channel::listen(&run.launcher_socket()).map_err(BeginError::Listen)?;
+        let poller = Poller::new().map_err(kernel("epoll_create1"))?;
+        let add = |fd, token| poller.add(fd, token, Interest::Read).map_err(kernel("epoll_ctl"));
+        add(signals.as_fd(), SIGNALS)?;
+        add(listener.as_fd(), LISTENER)?;
+        add(keeper.as_fd(), KEEPER)?;
+        let containers = Containers::adopt(&run, &poller);
+        Ok(Self {
+            run,
+            poller,
+            signals,
+            listener,
+            init_program,
+            daemon: Daemon::default(),
+            keeper,
+            images,
+            containers,
+            workers: Workers::default(),
+            waiting: VecDeque::new(),
+            ending: false,
+        })
+    }
+
+    /// The loop; returns when the launcher was told to end.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not report any more what is ready.
+    pub(crate) fn run(mut self) -> Result<(), Errno> {
+        let mut ready: Vec<Ready> = Vec::new();
+        loop {
+            self.poller.wait(None, &mut ready)?;
+            for Ready { token } in std::mem::take(&mut ready) {
+                if self.dispatch(token) == Flow::End {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn dispatch(&mut self, token: u64) -> Flow {
+        match token {
+            SIGNALS => self.reap(),
+            LISTENER => self.accept(),
+            DAEMON => return self.daemon_ready(),
+            KEEPER => self.keeper_ready(),
+            FIRST_PIDFD.. => self.stranger_ended(token - FIRST_PIDFD),
+            FIRST_STATUS.. => self.status_ready(token - FIRST_STATUS),
+            FIRST_WORKER.. => self.worker_ready(token - FIRST_WORKER),
+            _ => {}
+        }
+        Flow::Go
+    }
+
+    /// Takes every ended child: workers, containers, and what was re-parented to us.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.signals.take() {}
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            self.child_ended(pid, status);
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
+        if self.workers.ended(pid) {
+            // Its report, or the end of its socket, is read when the poller says so.
+            return;
+        }
+        self.container_ended(pid, Some(status));
+    }
+
+    fn accept(&mut self) {
+        while let Ok(Some(channel)) = channel::accept(self.listener.as_fd()) {
+            let peer = insula_kernel::peer::peer_credentials(&channel);
+            if !peer.is_ok_and(|peer| peer.uid.is_root()) {
+                continue;
+            }
+            self.daemon.replace(channel, &self.poller);
+        }
+    }
+}
+
+/// A mount namespace of our own that takes what the host mounts and gives nothing back.
+fn own_mount_namespace() -> Result<(), Errno> {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    insula_kernel::namespace::unshare(UnshareFlags::NEWNS)?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM)
+}
+
+pub(crate) fn make_dir(path: &Path) -> Result<(), BeginError> {
+    std::fs::create_dir_all(path).map_err(|cause| BeginError::RunDir { path: path.to_owned(), cause })
+}
+
+/// Begins and detaches: returns in the caller's process when a daemon can connect, and goes on in a new one.
+///
+/// # Errors
+///
+/// See [`BeginError`].
+pub fn run(config: &LauncherConfig) -> Result<(), BeginError> {
+    use insula_kernel::fork::{Fork, exit_now, fork};
+    let kernel = |call| move |errno| BeginError::Kernel { call, errno };
+    make_dir(&config.run_dir)?;
+    let (ready, tell) = rustix::pipe::pipe().map_err(kernel("pipe"))?;
+    if let Fork::Parent(_) = fork().map_err(kernel("fork"))? {
+        drop(tell);
+        let mut byte = [0];
+        // The end without a byte: the other process said why on the error output they share.
+        return match rustix::io::read(&ready, &mut byte).map_err(kernel("read"))? {
+            1 => Ok(()),
+            _ => Err(BeginError::Kernel { call: "begin", errno: Errno::CHILD }),
+        };
+    }
+    drop(ready);
+    rustix::process::setsid().map_err(kernel("setsid"))?;
+    let launcher = Launcher::begin(config)?;
+    rustix::io::write(&tell, b"r").map_err(kernel("write"))?;
+    drop(tell);
+    let ended = launcher.run();
+    exit_now(u8::from(ended.is_err()))
+}

@@ -1,0 +1,144 @@
+//! Workers: forked children of the launcher that do one slow thing each and report.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use insula_kernel::fork::{Fork, exit_now, fork};
+use insula_plan::execute;
+use insula_plan::plan::Plan;
+use insula_plan::protocol::ContainerId;
+use insula_plan::protocol::channel::{Channel, Received, Wait};
+use insula_plan::protocol::facts::ProcessIdentity;
+use insula_plan::protocol::failure::{Failure, FailureKind};
+use insula_plan::slot::Slots;
+use insula_plan::sweep::{self, SweepPlan};
+use minicbor::{Decode, Encode};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use super::daemon::Asker;
+use super::{FIRST_WORKER, identity};
+use crate::poller::{Interest, Poller};
+
+/// What a worker says when it is done.
+#[derive(Debug, Encode, Decode)]
+pub(crate) enum Report {
+    /// The container's process 1 is there. Beside it: its pidfd, then its console if it has one.
+    #[n(0)]
+    Started(#[n(0)] ProcessIdentity),
+    /// Everything was removed.
+    #[n(1)]
+    Swept,
+    /// It was not done.
+    #[n(2)]
+    Failed(#[n(0)] Failure),
+}
+
+/// What a worker is for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Starting a container; its process 1 tells about the main process over the channel, if it is ours.
+    Start {
+        /// Which.
+        container: ContainerId,
+        /// Where process 1 tells.
+        status: Option<Channel>,
+    },
+    /// Removing what a container has.
+    Sweep {
+        /// Which.
+        container: ContainerId,
+    },
+}
+
+/// A worker that is at its task.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// Its task.
+    pub(crate) task: Task,
+    /// Who asked.
+    pub(crate) asker: Asker,
+    pid: Pid,
+    reports: Channel,
+}
+
+/// Workers that are at work.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    busy: BTreeMap<u64, Worker>,
+    last_number: u64,
+}
+
+impl Workers {
+    /// How many are at work.
+    pub(crate) fn count(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// Forks a worker that does `work`; its report comes when the poller says so.
+    pub(crate) fn spawn(
+        &mut self,
+        poller: &Poller,
+        (task, asker): (Task, Asker),
+        work: impl FnOnce() -> (Report, Vec<OwnedFd>),
+    ) -> Result<(), Errno> {
+        let (reports, report) = Channel::pair()?;
+        self.last_number += 1;
+        let number = self.last_number;
+        poller.add(&reports, FIRST_WORKER + number, Interest::Read)?;
+        match fork()? {
+            Fork::Parent(pid) => {
+                self.busy.insert(number, Worker { task, asker, pid, reports });
+                Ok(())
+            }
+            Fork::Child => {
+                let (said, fds) = work();
+                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                let sent = report.send(&said, &fds, Wait::Forever);
+                exit_now(u8::from(sent.is_err()))
+            }
+        }
+    }
+
+    /// Whether `pid` was a worker. Its report stays in its socket.
+    pub(crate) fn ended(&self, pid: Pid) -> bool {
+        self.busy.values().any(|worker| worker.pid == pid)
+    }
+
+    /// Takes a worker's report, or that it died without one.
+    pub(crate) fn take(&mut self, number: u64, poller: &Poller) -> Option<(Worker, Received<Report>)> {
+        let worker = self.busy.remove(&number)?;
+        poller.remove(&worker.reports);
+        let received = worker.reports.receive(Wait::Never).unwrap_or_else(|_| {
+            let failure = Failure::new(FailureKind::WorkerLost, "the worker died before it could report");
+            Received { message: Report::Failed(failure), fds: Vec::new() }
+        });
+        Some((worker, received))
+    }
+}
+
+/// Carries a plan out, in the worker.
+pub(crate) fn start(plan: &Plan, slots: Slots) -> (Report, Vec<OwnedFd>) {
+    match execute::start(plan, slots) {
+        Ok(started) => {
+            let Some(process) = identity::of(started.pid) else {
+                let message = "the container's process 1 ended at once";
+                return (Report::Failed(Failure::new(FailureKind::WorkerLost, message)), Vec::new());
+            };
+            (Report::Started(process), std::iter::once(started.pidfd).chain(started.console).collect())
+        }
+        Err(error) => {
+            let step = error.step.clone();
+            (Report::Failed(Failure::from_error(FailureKind::Step, &error).at_step(step)), Vec::new())
+        }
+    }
+}
+
+/// Sweeps, in the worker.
+pub(crate) fn sweep(plan: &SweepPlan) -> (Report, Vec<OwnedFd>) {
+    let report = match sweep::sweep(plan) {
+        Ok(()) => Report::Swept,
+        Err(error) => Report::Failed(Failure::from_error(FailureKind::Step, &error)),
+    };
+    (report, Vec::new())
+}
