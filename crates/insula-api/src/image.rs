@@ -3,9 +3,7 @@
 use insula_model::{Bytes, ImageConfig, ImageId, ImageName, ImageVersion, MountPlan, Sha256Digest, Stage};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
-use crate::AttachToken;
+use utoipa::{IntoParams, ToSchema};
 
 /// One version of an image.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -62,6 +60,44 @@ pub struct ImportImage {
     /// Absolute path on the node instead of a file of the client's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Which image of an OCI layout that holds several, by its reference name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Run configuration instead of what the source says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
+    /// Writable places instead of what the source says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_plan: Option<MountPlan>,
+}
+
+/// Result of the operations that import and build.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NewImage {
+    /// What is in the store now.
+    pub image: ImageView,
+    /// What the user should know, such as mount targets that are no directories.
+    pub warnings: Vec<String>,
+}
+
+/// `GET /v1/images/{name}/{version}/diff`: from this version to the other.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct DiffQuery {
+    /// The other version, as `name@version`.
+    #[param(value_type = String)]
+    pub to: ImageId,
+}
+
+/// Result of `image gc`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CollectedImages {
+    /// Versions that are gone.
+    pub removed: Vec<ImageId>,
+    /// Versions that are still there.
+    pub kept: Vec<ImageId>,
+    /// Bytes of disk that came free.
+    pub freed_bytes: u64,
 }
 
 /// `POST /v1/images/build`: 202 with an operation.
@@ -91,6 +127,10 @@ pub struct ExportImage {
 pub enum ExportFormat {
     /// The tree as a tar archive.
     Tar,
+    /// The same under gzip.
+    TarGz,
+    /// The same under zstd.
+    TarZst,
     /// An OCI image layout directory.
     OciDirectory,
     /// An OCI image layout in a tar archive.
@@ -140,8 +180,6 @@ pub struct ChangedPath {
     pub path: String,
     /// How.
     pub change: PathChange,
-    /// Size on the newer side, or what was removed.
-    pub size: u64,
 }
 
 /// Kinds of difference.
@@ -171,11 +209,4 @@ pub struct ImageUsage {
     pub running: u64,
     /// Containers that name it.
     pub containers: Vec<String>,
-}
-
-/// Answer of an operation that moves a file of the client's.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct TransferToken {
-    /// Token for the attach socket.
-    pub attach_token: AttachToken,
 }

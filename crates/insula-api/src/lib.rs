@@ -25,8 +25,8 @@ pub use container::{
 pub use event::{Event, EventSubject};
 pub use exec::{CreatedExec, ExecRequest};
 pub use image::{
-    BuildImage, ChangedPath, DefaultImage, ExportFormat, ExportImage, ImageDiff, ImageUsage, ImageView, ImportImage,
-    PathChange, TestReport, TransferToken, VerifyReport,
+    BuildImage, ChangedPath, CollectedImages, DefaultImage, DiffQuery, ExportFormat, ExportImage, ImageDiff,
+    ImageUsage, ImageView, ImportImage, NewImage, PathChange, TestReport, VerifyReport,
 };
 pub use node::{Finding, FindingLevel, NodeReport, VersionView};
 pub use operation::{Operation, OperationKind, OperationProgress, OperationState};

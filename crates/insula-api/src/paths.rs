@@ -38,7 +38,18 @@ pub fn image(name: &str, version: &str) -> String {
     format!("{IMAGES}/{name}/{version}")
 }
 
-/// A verb on one image version, such as `verify`.
+/// Makes an image from a recipe: `POST`.
+pub const IMAGE_BUILD: &str = "/v1/images/build";
+/// Removes versions that nobody needs: `POST`.
+pub const IMAGE_GC: &str = "/v1/images/gc";
+
+/// The default version of a name: `PUT`.
+#[must_use]
+pub fn image_default(name: &str) -> String {
+    format!("{IMAGES}/{name}/default")
+}
+
+/// A verb on one image version: `POST` with `import export test verify promote`, `GET` with `usage diff`.
 #[must_use]
 pub fn image_verb(name: &str, version: &str, verb: &str) -> String {
     format!("{IMAGES}/{name}/{version}/{verb}")

@@ -6,7 +6,7 @@
 //! | yes | ended meanwhile | its exit is recorded, then its restart policy decides |
 //! | yes | no | as it was; the restart policy decides after a reboot |
 //! | no | yes | killed and swept: a create that was never answered, or a delete that was |
-//! | no | folder in the run directory | swept |
+//! | no | facts in the run directory | swept |
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

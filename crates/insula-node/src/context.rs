@@ -1,5 +1,6 @@
 //! What drivers and handlers share: one owner for each part, all of it passed in here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use insula_model::ImageId;
@@ -15,6 +16,7 @@ use crate::container::record::ContainerRecord;
 use crate::directory::Directory;
 use crate::events::Events;
 use crate::host::Host;
+use crate::images::Images;
 use crate::operations::Operations;
 use crate::store::Store;
 
@@ -29,7 +31,9 @@ pub(crate) struct Context {
     pub(crate) facts: FactsDir,
     /// The machine.
     pub(crate) host: Arc<dyn Host>,
-    /// Image versions.
+    /// Image versions on the disk.
+    pub(crate) images: Images,
+    /// Image versions as requests need them.
     pub(crate) catalog: Catalog,
     /// Containers.
     pub(crate) directory: Directory,
@@ -53,6 +57,26 @@ impl Context {
         self.directory.remove(&record.name, record.id);
         self.ids.give_back(record.ids);
         self.host.release_addresses(record.addresses);
+    }
+
+    /// Versions that containers need: what they run, ran before or are to run.
+    pub(crate) fn live_images(&self) -> BTreeSet<ImageId> {
+        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        snapshots
+            .flat_map(|now| {
+                let record = &now.record;
+                let others = [&record.previous_image, &record.next_image, &now.facts.image];
+                let others: Vec<ImageId> = others.into_iter().flatten().cloned().collect();
+                std::iter::once(record.image.clone()).chain(others)
+            })
+            .collect()
+    }
+
+    /// How many containers run `image` now.
+    pub(crate) fn running_of(&self, image: &ImageId) -> u64 {
+        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        let running = snapshots.filter(|now| now.is_up() && now.facts.image.as_ref() == Some(image));
+        u64::try_from(running.count()).unwrap_or(u64::MAX)
     }
 
     /// Names of the containers that need `image`, in order.

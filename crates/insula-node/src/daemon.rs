@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::directory::Directory;
 use crate::events::Events;
 use crate::host::Host;
+use crate::images::Images;
 use crate::notify::notify;
 use crate::operations::Operations;
 use crate::store::{OpenStoreError, Store};
@@ -48,6 +49,9 @@ pub enum RunError {
     /// The store of intent.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
+    /// The store of images.
+    #[error(transparent)]
+    Images(#[from] insula_image::store::OpenStoreError),
     /// The runtime or a signal handler.
     #[error("start the daemon's runtime")]
     Runtime(#[source] std::io::Error),
@@ -112,11 +116,15 @@ pub(crate) fn open(
         source,
     })?;
     let events = Arc::new(Events::new());
+    let images = Images::open(&config.state_dir, events.clone())?;
+    let catalog = Catalog::default();
+    images.publish(&catalog);
     let context = Context {
         store,
         facts: FactsDir::new(&config.run_dir),
         host,
-        catalog: Catalog::default(),
+        images,
+        catalog,
         directory: Directory::default(),
         ledger: Ledger::new(config.capacity.clone(), &config.defaults),
         ids,
@@ -173,6 +181,7 @@ async fn expire_tokens(context: Arc<Context>) {
 async fn end(context: &Context) {
     let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
     let alone = running > 0 || !context.host.end_if_idle().await;
+    context.directory.close();
     tracing::info!(running, alone, "ended");
     for path in [context.config.socket.clone(), context.config.attach_socket()] {
         if let Err(error) = std::fs::remove_file(&path) {

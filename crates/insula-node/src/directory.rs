@@ -106,6 +106,13 @@ impl Directory {
         })
     }
 
+    /// Lets go of all drivers; they end, and their containers go on.
+    pub(crate) fn close(&self) {
+        let mut maps = self.maps();
+        maps.names.clear();
+        maps.handles.clear();
+    }
+
     /// The driver of `id`.
     pub(crate) fn get(&self, id: ContainerId) -> Option<ContainerHandle> {
         self.maps().handles.get(&id).cloned()

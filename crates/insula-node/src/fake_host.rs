@@ -81,7 +81,8 @@ fn done<T: Send + 'static>(result: Result<T, Problem>) -> BoxFuture<'static, Res
 impl Host for FakeHost {
     fn start(&self, order: StartOrder) -> BoxFuture<'static, Result<Started, Problem>> {
         assert!(!self.unswept.lock().unwrap().contains_key(&order.id), "started over remains");
-        let command = order.spec.command.join(" ");
+        let words: Vec<String> = order.spec.entrypoint.iter().flatten().chain(&order.spec.command).cloned().collect();
+        let command = words.join(" ");
         if command == "missing" || order.image.version.as_str() == "broken" {
             let detail = format!("start container {}: program `missing` is not in the container", order.name);
             return done(Err(Problem::new(ProblemCode::CommandNotFound, detail)));

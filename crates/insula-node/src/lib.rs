@@ -27,6 +27,8 @@ mod daemon;
 mod directory;
 mod events;
 mod host;
+mod image_test;
+mod images;
 mod launcher;
 mod notify;
 mod operations;

@@ -76,7 +76,14 @@ impl Node {
         // The killed daemon's file, as it is on the disk at this moment.
         let copy = dir.path().join("copy");
         std::fs::copy(&path, &copy).unwrap();
+        context.directory.close();
+        let weak = Arc::downgrade(&context);
         drop(context);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while weak.strong_count() > 0 {
+            assert!(Instant::now() < deadline, "the old daemon's tasks do not end");
+            tokio::task::yield_now().await;
+        }
         std::fs::rename(&copy, &path).unwrap();
         let (context, records) = crate::daemon::open(config(dir.path()), shared.clone()).unwrap();
         fill(&context);
@@ -291,6 +298,64 @@ async fn a_daemon_that_dies_loses_nothing() {
     assert_eq!(once["state"], "running");
     assert_eq!(node.host.running(), 2);
     assert!(node.dir.path().exists());
+}
+
+impl Node {
+    async fn operation(&self, method: &str, path: &str, body: Value) -> Value {
+        let mut now = self.ok(method, path, body).await;
+        let wait = format!("/v1/operations/{}/wait", now["id"].as_str().unwrap());
+        while now["state"] == "running" {
+            now = self.ok("GET", &wait, Value::Null).await;
+        }
+        now
+    }
+
+    fn archive(&self, name: &str, content: &str) -> String {
+        let path = self.dir.path().join(name);
+        let mut archive = tar::Builder::new(std::fs::File::create(&path).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        archive.append_data(&mut header, "greeting", content.as_bytes()).unwrap();
+        archive.finish().unwrap();
+        path.display().to_string()
+    }
+}
+
+#[tokio::test]
+async fn an_image_goes_from_import_through_test_to_production_and_away() {
+    let node = Node::new();
+    for version in ["1", "2"] {
+        let path = node.archive(version, &format!("hello {version}"));
+        let config = json!({ "cmd": ["serve"], "checks": [["true"]] });
+        let body = json!({ "path": path, "config": config });
+        let done = node.operation("POST", &format!("/v1/images/tiny/{version}/import"), body).await;
+        assert_eq!(done["state"], "succeeded", "{done}");
+    }
+    let again = json!({ "path": node.archive("3", "x") });
+    let refused = node.operation("POST", "/v1/images/tiny/1/import", again).await;
+    assert_eq!((&refused["state"], &refused["problem"]["code"]), (&json!("failed"), &json!("conflict")));
+    let list = node.ok("GET", "/v1/images", Value::Null).await;
+    assert_eq!((&list[0]["image"], &list[0]["default"]), (&json!("tiny@1"), &json!(true)));
+    assert_eq!(node.refused("POST", "/v1/images/tiny/2/promote", Value::Null).await.code, ProblemCode::Conflict);
+    let tested = node.operation("POST", "/v1/images/tiny/2/test", Value::Null).await;
+    assert_eq!(tested["result"]["passed"], true, "{tested}");
+    assert_eq!(node.ok("POST", "/v1/images/tiny/2/promote", Value::Null).await["stage"], "production");
+    let verified = node.operation("POST", "/v1/images/tiny/2/verify", Value::Null).await;
+    assert_eq!(verified["result"]["intact"], true, "{verified}");
+    let diff = node.ok("GET", "/v1/images/tiny/1/diff?to=tiny@2", Value::Null).await;
+    assert_eq!(diff["changes"][0]["path"], "/greeting", "{diff}");
+    node.ok("PUT", "/v1/images/tiny/default", json!({ "version": "2" })).await;
+    node.ok("POST", "/v1/containers", json!({ "name": "a", "spec": { "image": "tiny@1" } })).await;
+    let problem = node.refused("DELETE", "/v1/images/tiny/1", Value::Null).await;
+    assert!(problem.detail.contains("needed by a"), "{}", problem.detail);
+    let kept = node.operation("POST", "/v1/images/gc", Value::Null).await;
+    assert_eq!(kept["result"]["removed"], json!([]), "{kept}");
+    node.ok("DELETE", "/v1/containers/a", Value::Null).await;
+    let swept = node.operation("POST", "/v1/images/gc", Value::Null).await;
+    assert_eq!(swept["result"]["removed"], json!(["tiny@1"]), "{swept}");
+    assert_eq!(node.refused("GET", "/v1/images/tiny/1", Value::Null).await.code, ProblemCode::NotFound);
 }
 
 #[tokio::test]

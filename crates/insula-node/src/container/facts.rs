@@ -1,9 +1,12 @@
 //! Facts: what happened to a container since the machine was started.
 //!
 //! ```text
-//! <run-dir>/containers/<id>/facts.json    written at each start and end
-//! <run-dir>/containers/<id>/record.json   intent of containers that are deleted when they end; before the first start
+//! <run-dir>/facts/<id>/facts.json    written at each start and end
+//! <run-dir>/facts/<id>/record.json   intent of containers that are deleted when they end; before the first start
 //! ```
+//!
+//! What the launcher and process 1 know lies in `<run-dir>/containers/<id>` and is gone after a sweep; this stays until
+//! the container is deleted.
 //!
 //! The run directory is a tmpfs, so these writes neither wait for a disk nor block; they are replaced by rename, so
 //! a reader sees the old or the new one.
@@ -49,7 +52,7 @@ pub(crate) struct FactsDir(PathBuf);
 impl FactsDir {
     /// The folder in `run_dir`.
     pub(crate) fn new(run_dir: &Path) -> Self {
-        Self(run_dir.join("containers"))
+        Self(run_dir.join("facts"))
     }
 
     fn file(&self, id: ContainerId, name: &str) -> PathBuf {

@@ -1,0 +1,353 @@
+//! The image store, for the API: its blocking work as operations, its errors as problems, its index in the catalog.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use insula_api::{
+    ChangedPath, CollectedImages, EventSubject, ExportFormat, ImageDiff, ImageUsage, ImageView, ImportImage, NewImage,
+    PathChange, Problem, ProblemCode, TestReport, VerifyReport,
+};
+use insula_image::archive::Compression;
+use insula_image::diff::{self, PathChangeKind};
+use insula_image::oci::LayerCompression;
+use insula_image::progress::{self, Phase, Watch};
+use insula_image::store::{
+    self, ChangeImageError, ExportCause, ExportError, ImageSummary, ImportCause, ImportError, ImportRequest,
+    OpenStoreError, RemoveCause, Store, TestOutcome,
+};
+use insula_model::{Bytes, ImageId};
+use jiff::Timestamp;
+
+use crate::catalog::Catalog;
+use crate::events::Events;
+use crate::operations::Progress;
+
+/// Image versions of this node, on the disk.
+#[derive(Debug)]
+pub(crate) struct Images {
+    store: Arc<Store>,
+    events: Arc<Events>,
+}
+
+impl Images {
+    /// Opens the store in the state directory; what is not as it should be is logged.
+    ///
+    /// # Errors
+    ///
+    /// Another program has it, or its directories cannot be used.
+    pub(crate) fn open(state_dir: &Path, events: Arc<Events>) -> Result<Self, OpenStoreError> {
+        let (store, warnings) = Store::open(&state_dir.join("images"))?;
+        for warning in warnings {
+            tracing::warn!(%warning, "image store");
+        }
+        Ok(Self { store: Arc::new(store), events })
+    }
+
+    /// The store itself, for mounts.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.store.clone()
+    }
+
+    /// Brings the catalog up to what the store knows.
+    pub(crate) fn publish(&self, catalog: &Catalog) {
+        catalog.replace(self.store.list().iter().map(view).collect());
+    }
+
+    fn event(&self, image: &ImageId, action: &str) {
+        self.events.publish(EventSubject::Image, &image.to_string(), None, action, &[]);
+    }
+
+    /// Imports `source` as `image`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What is at fault in the source; nothing of the image is left then.
+    pub(crate) fn import(
+        &self,
+        image: &ImageId,
+        (source, request): (OwnedFd, ImportImage),
+        progress: &Progress,
+    ) -> Result<NewImage, Problem> {
+        let mut import = ImportRequest::of(File::from(source));
+        import.config = request.config;
+        import.mount_plan = request.mount_plan;
+        import.reference = request.reference;
+        let imported = watched(progress, |watch| self.store.import(image, import, Timestamp::now(), watch))
+            .map_err(|error| Problem::from_chain(import_code(&error), &error))?;
+        self.event(image, "published");
+        let mut warnings: Vec<String> = imported.problems.iter().map(ToString::to_string).collect();
+        if imported.dropped_attributes > 0 {
+            warnings.push(format!(
+                "{} extended attributes that an image cannot hold were left out",
+                imported.dropped_attributes
+            ));
+        }
+        Ok(NewImage { image: self.show(image)?, warnings })
+    }
+
+    /// Writes `image` to `target`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What is at fault; the target may hold a part of it.
+    pub(crate) fn export(
+        &self,
+        image: &ImageId,
+        (format, target): (ExportFormat, OwnedFd),
+        progress: &Progress,
+    ) -> Result<u64, Problem> {
+        let format = match format {
+            ExportFormat::Tar => store::ExportFormat::Tar(Compression::None),
+            ExportFormat::TarGz => store::ExportFormat::Tar(Compression::Gzip),
+            ExportFormat::TarZst => store::ExportFormat::Tar(Compression::Zstd),
+            ExportFormat::OciDirectory | ExportFormat::OciArchive => store::ExportFormat::Oci(LayerCompression::Gzip),
+        };
+        let target = File::from(target);
+        let written = watched(progress, |watch| self.store.export(image, format, &target, watch));
+        written.map(|bytes| bytes.0).map_err(|error: ExportError| {
+            let code = match &error.cause {
+                ExportCause::Cancelled(_) => ProblemCode::Cancelled,
+                ExportCause::TargetIsDirectory => ProblemCode::Invalid,
+                ExportCause::Manifest(_) => ProblemCode::NotFound,
+                _ => ProblemCode::Internal,
+            };
+            Problem::from_chain(code, &error)
+        })
+    }
+
+    /// Compares every byte. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The comparison could not be done; damage is no error.
+    pub(crate) fn verify(&self, image: &ImageId, progress: &Progress) -> Result<VerifyReport, Problem> {
+        use store::VerifyError;
+        let report = watched(progress, |watch| self.store.verify(image, Timestamp::now(), watch)).map_err(|error| {
+            let code = match &error {
+                VerifyError::Unknown(_) => ProblemCode::NotFound,
+                VerifyError::Cancelled { .. } => ProblemCode::Cancelled,
+                VerifyError::File { .. } => ProblemCode::Internal,
+            };
+            Problem::from_chain(code, &error)
+        })?;
+        let intact = report.damage.is_empty();
+        if !intact {
+            self.event(image, "damaged");
+        }
+        let damaged = report.damage.iter().map(ToString::to_string).collect();
+        Ok(VerifyReport { image: report.id, intact, bytes: report.bytes, damaged })
+    }
+
+    /// Moves a tested version to production. Blocks: its bytes are compared first.
+    ///
+    /// # Errors
+    ///
+    /// It was never tested, its test failed, or it is there already.
+    pub(crate) fn promote(&self, image: &ImageId) -> Result<ImageView, Problem> {
+        self.store.promote(image, Timestamp::now(), Watch::nobody()).map_err(|error| change_problem(&error))?;
+        self.event(image, "promoted");
+        self.show(image)
+    }
+
+    /// Makes a version the one that its bare name means. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub(crate) fn set_default(&self, image: &ImageId) -> Result<ImageView, Problem> {
+        self.store.set_default(image).map_err(|error| change_problem(&error))?;
+        self.event(image, "default");
+        self.show(image)
+    }
+
+    /// Records a test. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub(crate) fn record_test(&self, image: &ImageId, report: store::TestReport) -> Result<TestReport, Problem> {
+        let shown = test_report(&report);
+        self.store.record_test(image, report).map_err(|error| change_problem(&error))?;
+        self.event(image, "tested");
+        Ok(shown)
+    }
+
+    /// Removes a version that no container needs; the caller has made sure. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, in use, or the default beside others.
+    pub(crate) fn remove(&self, image: &ImageId) -> Result<(), Problem> {
+        self.store.remove(image).map_err(|error| {
+            let code = match &error.cause {
+                RemoveCause::Unknown(_) => ProblemCode::NotFound,
+                RemoveCause::InUse | RemoveCause::Default => ProblemCode::Conflict,
+                RemoveCause::File(_) => ProblemCode::Internal,
+            };
+            Problem::from_chain(code, &error)
+        })?;
+        self.event(image, "removed");
+        Ok(())
+    }
+
+    /// Removes every version that is neither in `live`, nor a default, nor in use. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// A version could not be removed.
+    pub(crate) fn gc(&self, live: &BTreeSet<ImageId>) -> Result<CollectedImages, Problem> {
+        let collected = self.store.gc(live).map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
+        let freed_bytes = collected.freed().0;
+        let removed: Vec<ImageId> = collected.removed.into_iter().map(|(image, _)| image).collect();
+        for image in &removed {
+            self.event(image, "removed");
+        }
+        Ok(CollectedImages { removed, kept: collected.kept.into_iter().collect(), freed_bytes })
+    }
+
+    /// What differs between two versions. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not there.
+    pub(crate) fn diff(&self, from: &ImageId, to: &ImageId) -> Result<ImageDiff, Problem> {
+        let manifest = |image| {
+            self.store.manifest(image).map_err(|error| {
+                let code = match &error {
+                    store::ReadManifestError::Unknown(_) => ProblemCode::NotFound,
+                    _ => ProblemCode::Internal,
+                };
+                Problem::from_chain(code, &error)
+            })
+        };
+        Ok(image_diff(&diff::diff(&manifest(from)?, &manifest(to)?)))
+    }
+
+    /// What a version costs. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub(crate) fn usage(&self, image: &ImageId) -> Result<ImageUsage, Problem> {
+        let usage = self.store.usage(image).map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
+        Ok(ImageUsage {
+            image: usage.id,
+            disk_bytes: usage.disk.0,
+            cached_bytes: usage.cached.map(|cached| cached.0),
+            running: 0,
+            containers: Vec::new(),
+        })
+    }
+
+    fn show(&self, image: &ImageId) -> Result<ImageView, Problem> {
+        let summary = self.store.show(image).map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
+        Ok(view(&summary))
+    }
+}
+
+/// Runs blocking work of the store with an operation's progress and cancellation.
+fn watched<T>(progress: &Progress, work: impl FnOnce(Watch<'_>) -> T) -> T {
+    let report = |now: progress::Progress| {
+        let phase = match now.phase {
+            Phase::Bootstrap => "bootstrapping",
+            Phase::Import => "importing",
+            Phase::Run => "running commands",
+            Phase::Verify => "verifying",
+            Phase::Export => "exporting",
+        };
+        progress.report(phase, now.done.0, now.total.map(|total| total.0));
+    };
+    work(Watch { progress: &report, cancelled: &|| progress.is_cancelled() })
+}
+
+fn import_code(error: &ImportError) -> ProblemCode {
+    match &*error.cause {
+        ImportCause::Begin(store::BeginError::Exists { .. } | store::BeginError::InFlight { .. }) => {
+            ProblemCode::Conflict
+        }
+        ImportCause::Cancelled(_) => ProblemCode::Cancelled,
+        ImportCause::Begin(_) | ImportCause::File(_) | ImportCause::Publish(_) => ProblemCode::Internal,
+        _ => ProblemCode::Invalid,
+    }
+}
+
+fn change_problem(error: &ChangeImageError) -> Problem {
+    let code = match error {
+        ChangeImageError::Unknown(_) => ProblemCode::NotFound,
+        ChangeImageError::Promote { .. } | ChangeImageError::Damaged { .. } => ProblemCode::Conflict,
+        _ => ProblemCode::Internal,
+    };
+    Problem::from_chain(code, error)
+}
+
+fn view(summary: &ImageSummary) -> ImageView {
+    let info = &summary.info;
+    ImageView {
+        image: info.id.clone(),
+        name: info.id.name.clone(),
+        version: info.id.version.clone(),
+        default: summary.is_default,
+        stage: summary.stage.stage,
+        digest: info.digest,
+        tree_digest: info.tree_digest,
+        size: Bytes(info.file.bytes),
+        entries: u64::try_from(info.entries).unwrap_or(u64::MAX),
+        created: summary.stage.published,
+        damaged: summary.damage.as_ref().map(|damage| damage.what.clone()),
+        config: info.config.clone(),
+        mount_plan: info.mount_plan.clone(),
+        test: summary.stage.test.as_ref().map(test_report),
+        used_by: Vec::new(),
+    }
+}
+
+fn test_report(report: &store::TestReport) -> TestReport {
+    let line = |check: &store::CheckResult| {
+        let code = check.exit_code.map_or_else(|| "never ended".to_owned(), |code| format!("exit code {code}"));
+        format!("{}: {code} after {} ms", check.command.join(" "), check.duration_ms)
+    };
+    let note = Some(report.note.clone()).filter(|note| !note.is_empty());
+    TestReport {
+        passed: report.outcome == TestOutcome::Passed,
+        time: report.finished,
+        checks: report.checks.iter().map(line).chain(note).collect(),
+    }
+}
+
+fn image_diff(found: &diff::ImageDiff) -> ImageDiff {
+    let change = |kind| match kind {
+        PathChangeKind::Added => PathChange::Added,
+        PathChangeKind::Removed => PathChange::Removed,
+        PathChangeKind::Content => PathChange::Content,
+        PathChangeKind::Attributes => PathChange::Metadata,
+    };
+    let unset = || "unset".to_owned();
+    ImageDiff {
+        from: found.from.clone(),
+        to: found.to.clone(),
+        changes: found
+            .paths
+            .iter()
+            .map(|path| ChangedPath { path: path.path.to_string(), change: change(path.kind) })
+            .collect(),
+        packages: found
+            .packages
+            .iter()
+            .map(|package| {
+                let (from, to) = (package.from.clone().unwrap_or_else(|| "-".to_owned()), package.to.clone());
+                format!("{} {from} -> {}", package.name, to.unwrap_or_else(|| "-".to_owned()))
+            })
+            .collect(),
+        config: found
+            .settings
+            .iter()
+            .map(|setting| {
+                let (from, to) = (setting.from.clone().unwrap_or_else(unset), setting.to.clone().unwrap_or_else(unset));
+                format!("{}: {from} -> {to}", setting.field)
+            })
+            .collect(),
+    }
+}
