@@ -1,0 +1,265 @@
+//! Commands whose standard streams are the user's: `run`, `exec`, `shell`, `attach`, `start --attach`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use hyper::Method;
+use insula_api::{
+    AttachToken, ContainerView, CreateContainer, CreatedContainer, CreatedExec, ExecRequest, KillRequest, ProblemCode,
+    SetRequest, StartRequest, paths,
+};
+use insula_model::LogMode;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::{Session, container, container_path, verb_path};
+use crate::args::{AttachArgs, CreateArgs, DetachKeys, ExecArgs, NamesArgs, RunArgs, ShellArgs, StartArgs};
+use crate::failure::Failure;
+use crate::foreground::{self, ForegroundError, Happening, Input, Outputs, Stdio, Streams, Subject, window_size};
+use crate::render::{Cell, Table, tell};
+use crate::spec::{Lifetime, Surroundings, create_request, environment};
+use crate::values::KeyValue;
+
+/// Shells that `shell` looks for, best first.
+const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
+
+/// The part of an answer to `start` that matters here.
+#[derive(Debug, Deserialize)]
+struct Started {
+    #[serde(default)]
+    attach_token: Option<AttachToken>,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+/// Which terminal an attachment has.
+#[derive(Debug, Clone, Copy)]
+enum Terminal<'a> {
+    /// None; the outputs go to these too.
+    None(Outputs),
+    /// One, left by these keys.
+    Pty(&'a DetachKeys),
+}
+
+/// `run`
+pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
+    let RunArgs { rm, detach, detach_keys, mut spec } = args;
+    let input = if spec.interactive { Input::Passed } else { Input::Absent };
+    let settings = settings(std::mem::take(&mut spec.settings));
+    let request = with_surroundings(|around| create_request(spec, rm.into(), around))?;
+    let terminal = match (request.spec.tty, request.spec.log) {
+        (true, _) => Terminal::Pty(&detach_keys),
+        (false, LogMode::Kept) => Terminal::None(Outputs::Logged),
+        (false, LogMode::Discarded) => Terminal::None(Outputs::Direct),
+    };
+    if detach {
+        return run_detached(session, request, settings).await;
+    }
+    let created = create_and_set(session, CreateContainer { attach: true, ..request }, settings).await?;
+    let token = created.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
+    follow(session, created.name.as_str(), &token, (input, terminal), Subject::Container).await
+}
+
+async fn run_detached(
+    session: &mut Session,
+    request: CreateContainer,
+    settings: BTreeMap<String, String>,
+) -> Result<u8, Failure> {
+    if settings.is_empty() {
+        let created = create_and_set(session, CreateContainer { start: true, ..request }, settings).await?;
+        return print_created(session, &created);
+    }
+    if request.remove {
+        return Err(Failure::argument("--set", "cannot be used with --rm and --detach together"));
+    }
+    let created = create_and_set(session, request, settings).await?;
+    let started: Started =
+        session.client.post(&verb_path(created.name.as_str(), "start"), &StartRequest::default()).await?;
+    warn(&started.warnings);
+    print_created(session, &created)
+}
+
+/// `create`
+pub(super) async fn create(session: &mut Session, args: CreateArgs) -> Result<u8, Failure> {
+    let CreateArgs { rm, mut spec } = args;
+    let settings = settings(std::mem::take(&mut spec.settings));
+    let request = with_surroundings(|around| create_request(spec, Lifetime::from(rm), around))?;
+    let created = create_and_set(session, request, settings).await?;
+    print_created(session, &created)
+}
+
+fn settings(pairs: Vec<KeyValue>) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|pair| (pair.key, pair.value)).collect()
+}
+
+fn with_surroundings<T>(make: impl FnOnce(&Surroundings<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    let directory =
+        std::env::current_dir().map_err(|source| Failure::File { action: "find", path: PathBuf::from("."), source })?;
+    let variable = |name: &str| std::env::var(name).ok();
+    make(&Surroundings { variable: &variable, directory: &directory })
+}
+
+/// Creates, and applies settings before anything is started; a refused setting leaves no container behind.
+async fn create_and_set(
+    session: &mut Session,
+    request: CreateContainer,
+    settings: BTreeMap<String, String>,
+) -> Result<CreatedContainer, Failure> {
+    let created: CreatedContainer = session.client.post(paths::CONTAINERS, &request).await?;
+    warn(&created.warnings);
+    if !settings.is_empty() {
+        let path = container_path(created.name.as_str());
+        let set = session.client.call::<_, IgnoredAny>(Method::PATCH, &path, Some(&SetRequest { settings })).await;
+        if let Err(error) = set {
+            // The setting is what the user has to hear of; what is left of the container is swept by the node.
+            let _ = session.client.call::<(), IgnoredAny>(Method::DELETE, &path, None).await;
+            return Err(error.into());
+        }
+    }
+    Ok(created)
+}
+
+fn print_created(session: &Session, created: &CreatedContainer) -> Result<u8, Failure> {
+    let mut table = Table::new(["NAME", "ID", "IMAGE"]);
+    let (name, id) = (created.name.as_str(), created.id.to_string());
+    table.push([Cell::from(name), Cell::from(id), Cell::from(created.image.to_string())]);
+    if session.printer.is_for_people() {
+        crate::render::print(&format!("{name}\n"))?;
+    } else {
+        session.printer.value(created, &table)?;
+    }
+    Ok(0)
+}
+
+/// `exec`
+pub(super) async fn exec(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
+    let input = if args.interactive { Input::Passed } else { Input::Absent };
+    let request = ExecRequest {
+        command: args.command,
+        env: with_surroundings(|around| environment(&args.env, &[], around))?,
+        workdir: args.workdir,
+        user: args.user,
+        terminal: args.tty.then(terminal_size),
+    };
+    let terminal = if args.tty { Terminal::Pty(&args.detach_keys) } else { Terminal::None(Outputs::Direct) };
+    run_exec(session, &args.name, &request, (input, terminal)).await
+}
+
+/// `shell`
+pub(super) async fn shell(session: &mut Session, args: ShellArgs) -> Result<u8, Failure> {
+    let keys = DetachKeys::default();
+    let mut refused = None;
+    for shell in SHELLS {
+        let request = ExecRequest {
+            command: vec![shell.to_owned()],
+            workdir: args.workdir.clone(),
+            user: args.user.clone(),
+            terminal: window_size(),
+            ..ExecRequest::default()
+        };
+        // Without a terminal of ours it reads commands from standard input.
+        let terminal = match request.terminal {
+            Some(_) => Terminal::Pty(&keys),
+            None => Terminal::None(Outputs::Direct),
+        };
+        match run_exec(session, &args.name, &request, (Input::Passed, terminal)).await {
+            Err(failure) if failure.code() == Some(ProblemCode::CommandNotFound) => refused = Some(failure),
+            other => return other,
+        }
+    }
+    Err(refused.unwrap_or_else(|| Failure::argument(args.name, "no shell was looked for")))
+}
+
+/// Rows and columns of our terminal, or what terminals have when nobody says otherwise.
+fn terminal_size() -> (u16, u16) {
+    window_size().unwrap_or((24, 80))
+}
+
+async fn run_exec(
+    session: &mut Session,
+    name: &str,
+    request: &ExecRequest,
+    stdio: (Input, Terminal<'_>),
+) -> Result<u8, Failure> {
+    let created: CreatedExec = session.client.post(&verb_path(name, "exec"), request).await?;
+    follow(session, name, &created.attach_token, stdio, Subject::Exec).await
+}
+
+/// `start`
+pub(super) async fn start(session: &mut Session, args: StartArgs) -> Result<u8, Failure> {
+    if !args.attach && !args.interactive {
+        let names = NamesArgs { names: args.names };
+        return container::plain_verb(session, names, "start").await;
+    }
+    let [name] = &args.names[..] else {
+        return Err(Failure::argument("--attach", "only one container can be attached to"));
+    };
+    let view: ContainerView = session.client.get(&container_path(name)).await?;
+    let started: Started = session.client.post(&verb_path(name, "start"), &StartRequest { attach: true }).await?;
+    warn(&started.warnings);
+    let token = started.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
+    let input = if args.interactive { Input::Passed } else { Input::Absent };
+    let stdio = (input, terminal_of(&view, &args.detach_keys));
+    follow(session, name, &token, stdio, Subject::Container).await
+}
+
+/// `attach`
+pub(super) async fn attach(session: &mut Session, args: AttachArgs) -> Result<u8, Failure> {
+    let view: ContainerView = session.client.get(&container_path(&args.name)).await?;
+    let created: CreatedExec = session.client.post(&verb_path(&args.name, "attach"), &serde_json::json!({})).await?;
+    let input = if args.no_stdin { Input::Absent } else { Input::Passed };
+    let stdio = (input, terminal_of(&view, &args.detach_keys));
+    follow(session, &args.name, &created.attach_token, stdio, Subject::Container).await
+}
+
+fn terminal_of<'a>(view: &ContainerView, keys: &'a DetachKeys) -> Terminal<'a> {
+    if view.spec.tty { Terminal::Pty(keys) } else { Terminal::None(Outputs::Logged) }
+}
+
+/// Attaches with our standard streams and stays until the end, passing signals on.
+async fn follow(
+    session: &mut Session,
+    name: &str,
+    token: &AttachToken,
+    (input, terminal): (Input, Terminal<'_>),
+    subject: Subject,
+) -> Result<u8, Failure> {
+    let stdio = match terminal {
+        Terminal::None(outputs) => Stdio::Streams(Streams::of_this_process(input, outputs)?),
+        Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
+    };
+    let (mut attachment, warnings) = foreground::Session::start(session.client.socket(), token, subject, stdio)?;
+    warn(&warnings);
+    loop {
+        match attachment.wait()? {
+            Happening::Ended(code) => return Ok(code),
+            Happening::Detached => {
+                drop(attachment);
+                tell(&format!("\r\ndetached; `insula attach {name}` comes back"));
+                return Ok(0);
+            }
+            Happening::Signal(number) => {
+                if !attachment.forward(number) {
+                    signal(session, name, number).await;
+                }
+            }
+        }
+    }
+}
+
+/// Sends a container a signal that we got. That it has ended meanwhile is about to be seen.
+async fn signal(session: &mut Session, name: &str, number: u8) {
+    let request = KillRequest { signal: number.to_string().parse().ok() };
+    if let Err(error) = session.client.post::<_, IgnoredAny>(&verb_path(name, "kill"), &request).await {
+        let failure = Failure::from(error);
+        if !matches!(failure.code(), Some(ProblemCode::NotFound | ProblemCode::Conflict)) {
+            crate::render::tell_failure(&failure);
+        }
+    }
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tell(&format!("warning: {warning}"));
+    }
+}
