@@ -2,10 +2,13 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod clone;
 pub mod device_filter;
 pub mod execute;
 pub mod fd_table;
+pub mod file_ids;
 pub mod fork;
+pub mod mount_attributes;
 pub mod namespace;
 pub mod netlink;
 pub mod nfnetlink;

@@ -1,0 +1,177 @@
+//! Performing [`MountStep`]s: mounts that are attached nowhere yet.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use insula_kernel::clone::{CloneRequest, Cloned, NEW_USER, Parent, clone_process};
+use insula_kernel::file_ids::FileIds;
+use insula_kernel::fork::exit_now;
+use insula_kernel::mount_attributes::set_attributes;
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+use rustix::process::{Gid, Uid, WaitOptions, waitpid};
+
+use crate::beneath;
+use crate::failure::StepFailure;
+use crate::host_step::{
+    Depth, Durability, IdExtent, IdShift, LayerNames, MountAttributes, MountStep, Overlay, OverlayWorker, Owner, Tmpfs,
+};
+use crate::slot::{FdSlot, Slots};
+
+/// What a mount step has to know of the container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Container<'fd> {
+    /// Its user namespace, whose map was written.
+    pub(crate) userns: BorrowedFd<'fd>,
+    /// Its root, in ids of the host.
+    pub(crate) root: Owner,
+}
+
+/// Does one step.
+pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<'_>) -> Result<(), StepFailure> {
+    let (mount, into): (OwnedFd, FdSlot) = match step {
+        MountStep::Clone { from, depth, attributes, idmap, into } => {
+            let mount = clone_tree(slots.get(from.base)?, &from.path, *depth)?;
+            let shift = match idmap {
+                IdShift::None => None,
+                IdShift::Container => Some(container.userns),
+                IdShift::By(slot) => Some(slots.get(*slot)?),
+            };
+            let call = || format!("mount_setattr({})", from.path.display());
+            set_attributes(mount.as_fd(), attributes.0, shift).map_err(|errno| StepFailure::kernel(call(), errno))?;
+            (mount, *into)
+        }
+        MountStep::Memory { tmpfs, into } => (memory(tmpfs)?, *into),
+        MountStep::Overlay { overlay, into } => (merge(overlay, slots, container.root)?, *into),
+        MountStep::IdMap { uids, gids, into } => (id_map(uids, gids)?, *into),
+    };
+    Ok(slots.put(into, mount)?)
+}
+
+/// A detached copy of what is mounted at a place.
+pub(crate) fn clone_tree(base: BorrowedFd<'_>, path: &Path, depth: Depth) -> Result<OwnedFd, StepFailure> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if depth == Depth::Tree {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let wrong = |errno| StepFailure::kernel(format!("open_tree({})", path.display()), errno);
+    if path.as_os_str().is_empty() {
+        return open_tree(base, "", flags).map_err(wrong);
+    }
+    let place = beneath::open(base, path, OFlags::PATH)?;
+    open_tree(&place, "", flags).map_err(wrong)
+}
+
+fn attributes(bits: MountAttributes) -> MountAttrFlags {
+    MountAttrFlags::from_bits_retain(bits.0)
+}
+
+fn configure(context: &OwnedFd, filesystem: &str, options: &[(&str, String)]) -> Result<(), StepFailure> {
+    for (key, value) in options {
+        fsconfig_set_string(context, *key, value.as_str())
+            .map_err(|errno| StepFailure::kernel(format!("fsconfig({filesystem}, {key}={value})"), errno))?;
+    }
+    Ok(())
+}
+
+/// A file system in memory.
+pub(crate) fn memory(tmpfs: &Tmpfs) -> Result<OwnedFd, StepFailure> {
+    let wrong = |call: &'static str| move |errno| StepFailure::kernel(call, errno);
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("fsopen(tmpfs)"))?;
+    let mut options = vec![
+        ("size", tmpfs.size.to_string()),
+        ("mode", format!("{:o}", tmpfs.mode)),
+        ("uid", tmpfs.owner.uid.to_string()),
+        ("gid", tmpfs.owner.gid.to_string()),
+    ];
+    if tmpfs.inodes != 0 {
+        options.push(("nr_inodes", tmpfs.inodes.to_string()));
+    }
+    configure(&context, "tmpfs", &options)?;
+    fsconfig_create(&context).map_err(wrong("fsconfig(create tmpfs)"))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes(tmpfs.attributes)).map_err(wrong("fsmount(tmpfs)"))
+}
+
+/// One directory over another.
+fn merge(overlay: &Overlay, slots: &Slots, root: Owner) -> Result<OwnedFd, StepFailure> {
+    let lower = slots.get(overlay.lower)?;
+    let folder = OFlags::PATH | OFlags::DIRECTORY;
+    let upper = beneath::open(slots.get(overlay.upper.base)?, &overlay.upper.path, folder)?;
+    let work = beneath::open(slots.get(overlay.work.base)?, &overlay.work.path, folder)?;
+    // Overlayfs works with the credentials of whoever makes it. Dropped when the mount is made.
+    let _ids = match overlay.worker {
+        OverlayWorker::HostRoot => None,
+        OverlayWorker::ContainerRoot => Some(FileIds::become_ids(Uid::from_raw(root.uid), Gid::from_raw(root.gid))),
+    };
+    let wrong = |call: &'static str| move |errno| StepFailure::kernel(call, errno);
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("fsopen(overlay)"))?;
+    match overlay.layers {
+        LayerNames::Descriptors => {
+            fsconfig_set_fd(&context, "lowerdir+", lower).map_err(wrong("fsconfig(overlay, lowerdir+)"))?;
+            fsconfig_set_fd(&context, "upperdir", &upper).map_err(wrong("fsconfig(overlay, upperdir)"))?;
+            fsconfig_set_fd(&context, "workdir", &work).map_err(wrong("fsconfig(overlay, workdir)"))?;
+        }
+        LayerNames::Paths => {
+            let path = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+            let layers =
+                [("lowerdir", path(lower)), ("upperdir", path(upper.as_fd())), ("workdir", path(work.as_fd()))];
+            configure(&context, "overlay", &layers)?;
+        }
+    }
+    let off = ["index", "metacopy", "redirect_dir", "xino"].map(|key| (key, "off".to_owned()));
+    configure(&context, "overlay", &off)?;
+    if overlay.durability == Durability::Volatile {
+        fsconfig_set_flag(&context, "volatile").map_err(wrong("fsconfig(overlay, volatile)"))?;
+    }
+    fsconfig_create(&context).map_err(wrong("fsconfig(create overlay)"))?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes(overlay.attributes))
+        .map_err(wrong("fsmount(overlay)"))?;
+    let state = rustix::fs::fstatvfs(&mount).map_err(wrong("fstatvfs(overlay)"))?;
+    if state.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(StepFailure::OverlayReadOnly);
+    }
+    Ok(mount)
+}
+
+/// A user namespace with nobody in it: a process is made in it, its maps are written, and only its namespace is kept.
+fn id_map(uids: &[IdExtent], gids: &[IdExtent]) -> Result<OwnedFd, StepFailure> {
+    let wrong = |call: &'static str| move |errno| StepFailure::kernel(call, errno);
+    let (wait, go) = rustix::pipe::pipe().map_err(wrong("pipe"))?;
+    let request = CloneRequest { namespaces: NEW_USER, parent: Parent::Caller, cgroup: None };
+    let Cloned::Before { pid, .. } = clone_process(&request).map_err(wrong("clone3(user)"))? else {
+        drop(go);
+        // The end of the pipe is all that is waited for.
+        let _end: Result<usize, Errno> = rustix::io::read(&wait, &mut [0]);
+        exit_now(0)
+    };
+    let namespace = write_maps(pid, uids, gids).and_then(|()| open_namespace(pid, "user"));
+    drop(go);
+    waitpid(Some(pid), WaitOptions::empty()).map_err(wrong("waitpid"))?;
+    namespace
+}
+
+/// Writes the maps of a new process's user namespace.
+pub(crate) fn write_maps(pid: rustix::process::Pid, uids: &[IdExtent], gids: &[IdExtent]) -> Result<(), StepFailure> {
+    for (file, extents) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
+        let lines: Vec<String> =
+            extents.iter().map(|extent| format!("{} {} {}\n", extent.disk, extent.host, extent.count)).collect();
+        // The kernel takes a map in one write only.
+        std::fs::write(&path, lines.concat()).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            StepFailure::kernel(format!("write({path})"), errno)
+        })?;
+    }
+    Ok(())
+}
+
+/// A handle on a namespace of a process.
+pub(crate) fn open_namespace(pid: rustix::process::Pid, kind: &str) -> Result<OwnedFd, StepFailure> {
+    let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| StepFailure::kernel(format!("open({path})"), errno))
+}
