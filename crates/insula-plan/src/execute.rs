@@ -33,13 +33,14 @@ use crate::inside_step::InsideStep;
 use crate::mounts::{self, Container};
 use crate::plan::{NamespaceSet, Plan, Program, Spawn};
 use crate::protocol::channel::{Channel, MESSAGE_FDS_MAX, ReceiveError, Received, Wait};
+use crate::protocol::facts::ProcessIdentity;
 use crate::slot::{FdSlot, Slots};
 
 /// A container whose first process became its program.
 #[derive(Debug)]
 pub struct Started {
-    /// The first process, as the caller's pid namespace numbers it.
-    pub pid: Pid,
+    /// The first process.
+    pub process: ProcessIdentity,
     /// The same, as a handle.
     pub pidfd: OwnedFd,
     /// The other end of its console, if the plan makes one.
@@ -93,9 +94,11 @@ pub fn start(plan: &Plan, mut slots: Slots) -> Result<Started, StepError> {
         }
     };
     drop(theirs);
-    let outcome = raise(plan, &mut slots, (pid, &ours));
+    // It waits for us, so it is there to be looked at; later it may end, and be reaped, at any time.
+    let identity = ProcessIdentity::of(pid).ok_or_else(|| spawning(StepFailure::ChildLost));
+    let outcome = identity.and_then(|process| Ok((process, raise(plan, &mut slots, (pid, &ours))?)));
     match outcome {
-        Ok(console) => Ok(Started { pid, pidfd, console }),
+        Ok((process, console)) => Ok(Started { process, pidfd, console }),
         Err(error) => {
             // Its end of the conversation is gone, so it dies by itself; killed, it cannot linger in a kernel call.
             rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The containers this launcher knows: those that run, and those that ended and were not swept yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
 use insula_plan::protocol::ContainerId;
@@ -11,8 +11,8 @@ use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::status::{End, ExitStatus, WallTime};
 use rustix::process::{Pid, WaitStatus};
 
+use super::FIRST_PIDFD;
 use super::daemon::Asker;
-use super::{FIRST_PIDFD, identity};
 use crate::poller::{Interest, Poller};
 
 /// A container.
@@ -59,7 +59,12 @@ pub(crate) struct Running {
 pub(crate) struct Containers {
     known: BTreeMap<ContainerId, Container>,
     last_number: u64,
+    /// Children that ended before their worker's report was read.
+    early_ends: VecDeque<(Pid, WaitStatus)>,
 }
+
+/// More than the workers that can be at work: what is older was no container.
+const EARLY_ENDS_MAX: usize = 64;
 
 impl Containers {
     /// Finds what an earlier launcher left: by its facts, and by whether process 1 still is that process.
@@ -93,6 +98,20 @@ impl Containers {
         let number = self.last_number;
         self.known.insert(id, Container { number, phase: Phase::Starting });
         number
+    }
+
+    /// Keeps how a child ended that is not known as a container's process 1, or not yet.
+    pub(crate) fn remember_end(&mut self, pid: Pid, status: WaitStatus) {
+        if self.early_ends.len() == EARLY_ENDS_MAX {
+            self.early_ends.pop_front();
+        }
+        self.early_ends.push_back((pid, status));
+    }
+
+    /// How this child ended, if it did so early.
+    pub(crate) fn take_early_end(&mut self, pid: Pid) -> Option<WaitStatus> {
+        let at = self.early_ends.iter().position(|(ended, _)| *ended == pid)?;
+        self.early_ends.remove(at).map(|(_, status)| status)
     }
 
     /// Whether it is known and has not ended.
@@ -168,7 +187,7 @@ fn adopt_one(run: &RunDir, id: ContainerId) -> Option<Phase> {
         return Some(Phase::Ended(ended));
     }
     let started = facts::read::<StartedFact>(&run.started_fact(id)).ok().flatten()?;
-    if let Some((pid, pidfd)) = identity::open(started.process) {
+    if let Some((pid, pidfd)) = started.process.open() {
         let process = started.process;
         let running = Running { process, pid, pidfd, status: None, master: None, asker: None };
         return Some(Phase::Running(Box::new(running)));

@@ -13,7 +13,6 @@
 
 mod containers;
 mod daemon;
-mod identity;
 mod images;
 mod keeper_link;
 mod requests;
@@ -213,7 +212,11 @@ impl Launcher {
             // Its report, or the end of its socket, is read when the poller says so.
             return;
         }
-        self.container_ended(pid, Some(status));
+        match self.containers.by_pid(pid) {
+            Some(id) => self.container_ended(id, Some(status)),
+            // Its worker's report may still be under way.
+            None => self.containers.remember_end(pid, status),
+        }
     }
 
     fn accept(&mut self) {

@@ -316,9 +316,13 @@ impl Launcher {
         {
             return;
         }
+        let pid = running.pid;
         container.phase = Phase::Begun(Box::new(running));
         if !has_status {
             self.started(id, 1);
+        }
+        if let Some(status) = self.containers.take_early_end(pid) {
+            self.container_ended(id, Some(status));
         }
     }
 
@@ -373,8 +377,7 @@ impl Launcher {
     }
 
     /// Process 1 of some container ended.
-    pub(crate) fn container_ended(&mut self, pid: Pid, waited: Option<WaitStatus>) {
-        let Some(id) = self.containers.by_pid(pid) else { return };
+    pub(crate) fn container_ended(&mut self, id: ContainerId, waited: Option<WaitStatus>) {
         // What it said last is still in its socket.
         if let Some(number) = self.containers.get_mut(id).map(|container| container.number) {
             self.status_ready(number);
@@ -399,12 +402,8 @@ impl Launcher {
     /// Process 1 of a container that an earlier launcher started ended.
     pub(crate) fn stranger_ended(&mut self, number: u64) {
         debug_assert!(number < FIRST_PIDFD, "a container's number");
-        let pid = self.containers.by_number(number).and_then(|id| match &self.containers.get_mut(id)?.phase {
-            Phase::Begun(running) | Phase::Running(running) => Some(running.pid),
-            Phase::Starting | Phase::Ended(_) => None,
-        });
-        if let Some(pid) = pid {
-            self.container_ended(pid, None);
+        if let Some(id) = self.containers.by_number(number).filter(|id| self.containers.is_alive(*id)) {
+            self.container_ended(id, None);
         }
     }
 

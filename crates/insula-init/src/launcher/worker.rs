@@ -16,8 +16,8 @@ use minicbor::{Decode, Encode};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::FIRST_WORKER;
 use super::daemon::Asker;
-use super::{FIRST_WORKER, identity};
 use crate::poller::{Interest, Poller};
 
 /// What a worker says when it is done.
@@ -121,11 +121,7 @@ impl Workers {
 pub(crate) fn start(plan: &Plan, slots: Slots) -> (Report, Vec<OwnedFd>) {
     match execute::start(plan, slots) {
         Ok(started) => {
-            let Some(process) = identity::of(started.pid) else {
-                let message = "the container's process 1 ended at once";
-                return (Report::Failed(Failure::new(FailureKind::WorkerLost, message)), Vec::new());
-            };
-            (Report::Started(process), std::iter::once(started.pidfd).chain(started.console).collect())
+            (Report::Started(started.process), std::iter::once(started.pidfd).chain(started.console).collect())
         }
         Err(error) => {
             let step = error.step.clone();

@@ -5,9 +5,11 @@
 //! treated as not yet written.
 
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use minicbor::{Decode, Encode};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::channel;
 use super::status::{End, ExitStatus, WallTime};
@@ -25,6 +27,35 @@ pub struct ProcessIdentity {
     /// Its start in clock ticks since boot (field 22 of `/proc/PID/stat`).
     #[n(1)]
     pub start_ticks: u64,
+}
+
+/// Where in `/proc/PID/stat` the start time is, counted from the state that follows the name's closing parenthesis.
+const START_FIELD: usize = 19;
+
+impl ProcessIdentity {
+    /// The identity of a process that exists (zombies do).
+    #[must_use]
+    pub fn of(pid: Pid) -> Option<Self> {
+        let number = u32::try_from(pid.as_raw_nonzero().get()).ok()?;
+        let text = std::fs::read(format!("/proc/{number}/stat")).ok()?;
+        start_ticks(&text).map(|start_ticks| Self { pid: number, start_ticks })
+    }
+
+    /// A handle on the process, if it still is that one.
+    #[must_use]
+    pub fn open(self) -> Option<(Pid, OwnedFd)> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Checked after the handle was opened: until then the number could have changed hands.
+        (Self::of(pid) == Some(self)).then_some((pid, pidfd))
+    }
+}
+
+/// The name may hold anything, also parentheses and spaces: the last closing one ends it.
+fn start_ticks(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(START_FIELD)?.parse().ok()
 }
 
 /// Who a container's process 1 is.
@@ -108,6 +139,20 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let stat = b"12 (a) b) (c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 0 0";
+        assert_eq!(start_ticks(stat), Some(987_654));
+        assert_eq!(start_ticks(b""), None);
+    }
+
+    #[test]
+    fn a_number_that_changed_hands_is_another_process() {
+        let me = ProcessIdentity::of(rustix::process::getpid()).unwrap();
+        assert!(me.open().is_some());
+        assert!(ProcessIdentity { start_ticks: me.start_ticks + 1, ..me }.open().is_none());
+    }
 
     #[test]
     fn a_fact_reads_back_and_a_torn_one_is_none() {
