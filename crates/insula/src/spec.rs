@@ -233,6 +233,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "one table of options")]
     fn options_of_the_contract_reach_the_specification() {
         let request = request(&[
             "--rm",

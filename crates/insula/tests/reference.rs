@@ -1,4 +1,5 @@
 //! `docs/cli.md` and the command line are the same.
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "a test program")]
 
 use std::path::Path;
 
