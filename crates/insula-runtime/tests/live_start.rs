@@ -75,13 +75,6 @@ impl Node {
         key
     }
 
-    /// A directory as the launcher's mount namespace has it.
-    fn given(&self, path: &Path) -> OwnedFd {
-        std::fs::create_dir_all(path).unwrap();
-        let there = format!("/proc/{}/root{}", self.client.launcher_pid(), path.display());
-        std::fs::File::open(there).unwrap().into()
-    }
-
     /// Runs a shell command in a new container: its exit status and its output.
     fn run(&mut self, key: &ImageKey, id: ContainerId, script: &str) -> (ExitStatus, String) {
         let mut spec = ContainerSpec::new("test".parse().unwrap());
@@ -115,8 +108,8 @@ impl Node {
             fds.push(match given {
                 GivenFd::Stdin => std::fs::File::open("/dev/null").unwrap().into(),
                 GivenFd::Stdout | GivenFd::Stderr => writer.try_clone().unwrap().into(),
-                GivenFd::Data => self.given(&self.path("data")),
-                GivenFd::Software => self.given(&self.path("software")),
+                GivenFd::Data => given(&self.path("data")),
+                GivenFd::Software => given(&self.path("software")),
                 other => panic!("{other:?} is not asked for here"),
             });
         }
@@ -156,6 +149,11 @@ impl Drop for Node {
             step.perform(None).unwrap();
         }
     }
+}
+
+fn given(path: &Path) -> OwnedFd {
+    std::fs::create_dir_all(path).unwrap();
+    std::fs::File::open(path).unwrap().into()
 }
 
 fn rustix_is_root() -> bool {

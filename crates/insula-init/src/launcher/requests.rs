@@ -1,6 +1,6 @@
 //! What the daemon asks, and what becomes of it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use insula_plan::plan::{PLAN_BYTES_MAX, Plan};
 use insula_plan::protocol::ContainerId;
@@ -15,7 +15,7 @@ use insula_plan::protocol::launcher::{
 use insula_plan::protocol::status::WallTime;
 use insula_plan::slot::{Input, Slots};
 use insula_plan::sweep::{SWEEP_BYTES_MAX, SweepPlan};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, WaitStatus};
 
 use super::containers::{Phase, Running, how_it_ended, write_end};
@@ -240,7 +240,7 @@ impl Launcher {
         let mut filled = Vec::with_capacity(plan.inputs.len());
         for input in &plan.inputs {
             filled.push(match input {
-                Input::Given => given.next().ok_or_else(|| malformed("descriptors are missing"))?,
+                Input::Given => here(given.next().ok_or_else(|| malformed("descriptors are missing"))?),
                 Input::ImageMount { key } => {
                     let unknown = || Failure::new(FailureKind::Unknown, format!("image {} is not mounted", key.0));
                     self.images
@@ -432,6 +432,27 @@ impl Launcher {
         if replaced.is_ok() && self.poller.add(&self.keeper, KEEPER, Interest::Read).is_ok() {
             self.daemon.tell(&LauncherEvent::KeeperRestarted, &[]);
         }
+    }
+}
+
+/// The same file as this mount namespace has it. The kernel clones only mounts of the caller's own namespace, and the
+/// daemon opened it in its own. What cannot be found again, or is another file by now, stays as it was given: if it is
+/// to be cloned, the kernel then refuses it by name. Pipes and sockets have no place to be found at.
+fn here(given: OwnedFd) -> OwnedFd {
+    let is_place = rustix::fs::fcntl_getfl(&given).is_ok_and(|flags| flags.contains(OFlags::PATH))
+        || rustix::fs::fstat(&given).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory);
+    if !is_place {
+        return given;
+    }
+    let found = rustix::fs::readlink(format!("/proc/self/fd/{}", given.as_raw_fd()), Vec::new())
+        .and_then(|path| rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()));
+    let same = |other: &OwnedFd| match (rustix::fs::fstat(&given), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    };
+    match found {
+        Ok(found) if same(&found) => found,
+        _ => given,
     }
 }
 
