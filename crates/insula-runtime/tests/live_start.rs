@@ -108,8 +108,8 @@ impl Node {
             fds.push(match given {
                 GivenFd::Stdin => std::fs::File::open("/dev/null").unwrap().into(),
                 GivenFd::Stdout | GivenFd::Stderr => writer.try_clone().unwrap().into(),
-                GivenFd::Data => given(&self.path("data")),
-                GivenFd::Software => given(&self.path("software")),
+                GivenFd::Data => directory(&self.path("data")),
+                GivenFd::Software => directory(&self.path("software")),
                 other => panic!("{other:?} is not asked for here"),
             });
         }
@@ -151,7 +151,7 @@ impl Drop for Node {
     }
 }
 
-fn given(path: &Path) -> OwnedFd {
+fn directory(path: &Path) -> OwnedFd {
     std::fs::create_dir_all(path).unwrap();
     std::fs::File::open(path).unwrap().into()
 }
