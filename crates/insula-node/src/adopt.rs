@@ -20,6 +20,7 @@ use crate::container::lifecycle::Found;
 use crate::container::record::ContainerRecord;
 use crate::context::Context;
 use crate::host::FoundContainer;
+use crate::machine::Traces;
 
 /// Makes drivers for all of `records` and cleans up what belongs to none.
 ///
@@ -31,6 +32,9 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
         context.host.found().await?.into_iter().map(|found| (found.id, found)).collect();
     let stored: HashSet<ContainerId> = records.iter().map(|record| record.id).collect();
     records.extend(context.facts.records().into_iter().filter(|record| !stored.contains(&record.id)));
+    let runs = |record: &&ContainerRecord| found.contains_key(&record.id);
+    let running = records.iter().filter(runs).map(|record| (record.id, record.traces())).collect();
+    context.host.set_up_network(running).await?;
     for record in records {
         let running = found.remove(&record.id);
         adopt_one(context, record, running).await;
@@ -46,7 +50,7 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
         orphans.insert(id);
     }
     for id in orphans {
-        clean(context, id).await;
+        clean(context, id, Traces::default()).await;
     }
     Ok(())
 }
@@ -54,7 +58,7 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
 async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running: Option<FoundContainer>) {
     if record.remove && running.is_none() {
         // It ended and was swept; only its deletion was not finished.
-        return clean(context, record.id).await;
+        return clean(context, record.id, record.traces()).await;
     }
     let most = usize::MAX;
     if let Err(problem) = context.directory.reserve(&record.name, record.id, most) {
@@ -98,8 +102,8 @@ fn at_rest(facts: &mut Facts) -> Found {
 }
 
 /// Removes everything of a container that no intent names.
-async fn clean(context: &Context, id: ContainerId) {
-    let result = match context.host.sweep(id).await {
+async fn clean(context: &Context, id: ContainerId, traces: Traces) {
+    let result = match context.host.sweep(id, traces).await {
         Ok(()) => context.host.remove_data(id).await,
         Err(problem) => Err(problem),
     };

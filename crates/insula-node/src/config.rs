@@ -27,9 +27,20 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ("log", "\"info\"", "What is logged: error, warn, info, debug or trace, or a filter such as insula_node=debug."),
     ("ids.first", "1879048192", "First host id that containers may be given; a multiple of 65536."),
     ("ids.last", "2147483647", "Last host id that containers may be given."),
-    ("network.subnet4", "\"10.88.0.0/16\"", "Preferred IPv4 subnet for containers; another one when it is taken."),
-    ("network.subnet6", "\"\"", "IPv6 prefix for containers; a random unique local one when empty."),
-    ("network.dns", "[]", "Name servers of containers; the host's when empty."),
+    ("network.range4", "\"10.87.0.0/16\"", "IPv4 range from which the nodes of one machine claim their subnets."),
+    ("network.bits4", "20", "Bits of each node's part of it; 20 is 4093 containers."),
+    (
+        "network.range6",
+        "\"fd49:6e73:756c::/48\"",
+        "IPv6 range; each node claims a /64 of it. Empty is a node without IPv6.",
+    ),
+    ("network.mtu", "1500", "Largest packet of a container's link, in bytes."),
+    ("network.published_only", "false", "Whether only published ports are reached from outside the machine."),
+    (
+        "network.dns",
+        "[\"9.9.9.9\", \"149.112.112.112\"]",
+        "Name servers of containers when the host has none that they can reach.",
+    ),
     ("capacity.containers", "4096", "Most containers, running or not."),
     ("capacity.running", "2048", "Most running containers."),
     ("capacity.memory", "\"\"", "Most memory promised to running containers by their limits; not checked when empty."),
@@ -94,11 +105,17 @@ pub struct IdsConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct NetworkConfig {
-    /// Preferred IPv4 subnet.
-    pub subnet4: String,
-    /// IPv6 prefix; drawn at random when empty.
-    pub subnet6: String,
-    /// Name servers; the host's when empty.
+    /// IPv4 range of all nodes of the machine.
+    pub range4: String,
+    /// Bits of each node's part of it.
+    pub bits4: u8,
+    /// IPv6 range of all nodes; empty is none.
+    pub range6: String,
+    /// Largest packet of a container's link, in bytes.
+    pub mtu: u32,
+    /// Whether only published ports are reached from outside the machine.
+    pub published_only: bool,
+    /// Name servers when the host has none that containers can reach.
     pub dns: Vec<IpAddr>,
 }
 
@@ -245,7 +262,14 @@ impl Default for IdsConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { subnet4: "10.88.0.0/16".to_owned(), subnet6: String::new(), dns: Vec::new() }
+        Self {
+            range4: "10.87.0.0/16".to_owned(),
+            bits4: 20,
+            range6: "fd49:6e73:756c::/48".to_owned(),
+            mtu: 1_500,
+            published_only: false,
+            dns: vec![IpAddr::from([9, 9, 9, 9]), IpAddr::from([149, 112, 112, 112])],
+        }
     }
 }
 

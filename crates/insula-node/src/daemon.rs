@@ -66,6 +66,9 @@ pub enum RunError {
 ///
 /// What kept it from starting; nothing is left behind then.
 pub fn run(config: Config) -> Result<(), RunError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_else(|_| "info".into());
+    // Whoever runs the node as a part of something else may have its own.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("node")
@@ -80,8 +83,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
     make_directory(&config.run_dir)?;
     let _state_lock = lock_directory(&config.state_dir, config.name.as_str())?;
     let _run_lock = lock_directory(&config.run_dir, config.name.as_str())?;
-    let host = crate::launcher::connect(&config).await.map_err(RunError::Host)?;
-    let (context, records) = open(config, host)?;
+    let events = Arc::new(Events::new());
+    let images = Images::open(&config.state_dir, events.clone())?;
+    let host = crate::machine::connect(&config, images.store()).await.map_err(RunError::Host)?;
+    let (context, records) = open(config, host, images, events)?;
     adopt(&context, records).await.map_err(RunError::Host)?;
     let listener = listen(&context)?;
     context.ids.fill();
@@ -105,6 +110,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
 pub(crate) fn open(
     config: Config,
     host: Arc<dyn Host>,
+    images: Images,
+    events: Arc<Events>,
 ) -> Result<(Arc<Context>, Vec<crate::container::record::ContainerRecord>), RunError> {
     let (store, records) = Store::open(&config.state_dir.join("node.redb"))?;
     let held: Vec<_> = records.iter().map(|record| record.ids).collect();
@@ -115,8 +122,6 @@ pub(crate) fn open(
         path: config.state_dir.clone(),
         source,
     })?;
-    let events = Arc::new(Events::new());
-    let images = Images::open(&config.state_dir, events.clone())?;
     let catalog = Catalog::default();
     images.publish(&catalog);
     let context = Context {

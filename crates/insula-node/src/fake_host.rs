@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::container::record::Addresses;
 use crate::host::{ExecOrder, Exit, FoundContainer, Host, StartOrder, Started, StartedExec};
+use crate::machine::Traces;
 
 #[derive(Debug)]
 struct Process {
@@ -125,7 +126,7 @@ impl Host for FakeHost {
         done(Ok(()))
     }
 
-    fn sweep(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
+    fn sweep(&self, id: ContainerId, _: Traces) -> BoxFuture<'static, Result<(), Problem>> {
         self.unswept.lock().unwrap().remove(&id);
         done(Ok(()))
     }
@@ -144,7 +145,7 @@ impl Host for FakeHost {
         done(Ok(i32::from(order.image.version.as_str() == "sick")))
     }
 
-    fn limit(&self, _: ContainerId, _: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>> {
+    fn limit(&self, _: ContainerId, _: ResourceSpec, _: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>> {
         done(Ok(()))
     }
 
@@ -172,6 +173,10 @@ impl Host for FakeHost {
         let ended: Vec<(ContainerId, bool)> = self.unswept.lock().unwrap().keys().map(|id| (*id, false)).collect();
         let found = running.into_iter().chain(ended);
         done(Ok(found.map(|(id, frozen)| FoundContainer { id, frozen, started: self.adopt(id) }).collect()))
+    }
+
+    fn set_up_network(&self, _: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {
+        done(Ok(()))
     }
 
     fn end_if_idle(&self) -> BoxFuture<'static, bool> {

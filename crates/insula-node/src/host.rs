@@ -1,6 +1,6 @@
 //! What the node needs from the machine: start, signal, freeze, sweep, look.
 //!
-//! The trait is the node's own and narrow. [`crate::launcher`] implements it with the launcher, the keeper and the
+//! The trait is the node's own and narrow. [`crate::machine`] implements it with the launcher, the keeper and the
 //! containers' inits; tests implement it with a small machine in memory.
 
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId, 
 use jiff::Timestamp;
 
 use crate::container::record::Addresses;
+use crate::machine::Traces;
 
 /// Everything a start needs; pure data but for the descriptors.
 #[derive(Debug)]
@@ -97,6 +98,8 @@ pub(crate) struct FoundContainer {
 pub(crate) struct ExecOrder {
     /// In which container.
     pub(crate) id: ContainerId,
+    /// Its name.
+    pub(crate) name: ContainerName,
     /// Host process id of its process 1.
     pub(crate) pid: u32,
     /// Its configuration.
@@ -133,15 +136,15 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// Undoes [`Host::freeze`].
     fn thaw(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
     /// Removes every host object of the container that is not persistent; idempotent.
-    fn sweep(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    fn sweep(&self, id: ContainerId, traces: Traces) -> BoxFuture<'static, Result<(), Problem>>;
     /// Removes what a deleted container had on the disk; idempotent.
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
     /// Starts a command in a running container.
     fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>>;
     /// Runs a command in a running container without streams and waits for its exit code.
     fn run_to_end(&self, order: ExecOrder) -> BoxFuture<'static, Result<i32, Problem>>;
-    /// Applies limits to a running container.
-    fn limit(&self, id: ContainerId, limits: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Changes the limits of a running container.
+    fn limit(&self, id: ContainerId, old: ResourceSpec, new: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>>;
     /// What the container holds now.
     fn usage(&self, id: ContainerId) -> BoxFuture<'static, Result<ResourceUsage, Problem>>;
     /// Its processes.
@@ -159,6 +162,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is
     /// done. Starts that are still under way are waited for.
     fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>>;
+    /// Makes the node's network ready, with what leads to the containers that run already.
+    fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>>;
     /// Ends what serves the containers (launcher, keeper) if no container runs; whether it did.
     fn end_if_idle(&self) -> BoxFuture<'static, bool>;
 }

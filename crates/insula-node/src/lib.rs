@@ -7,7 +7,7 @@
 //!   store/ (intent) <──── container/: one driver per container ────> host.rs (trait)
 //!   facts (run dir) <────   lifecycle decides, driver performs          │
 //!   events, operations <──                                             v
-//!                                                  launcher.rs ──> launcher, keeper, inits
+//!                                                  machine/ ──> launcher, keeper, inits
 //! ```
 //!
 //! No container is a child of the daemon, and it changes no namespace of its own: killing or replacing it at any
@@ -29,7 +29,7 @@ mod events;
 mod host;
 mod image_test;
 mod images;
-mod launcher;
+mod machine;
 mod notify;
 mod operations;
 mod settings;

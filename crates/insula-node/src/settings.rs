@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use insula_api::{Problem, ProblemCode, SetResult};
-use insula_model::{ContainerSpec, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind, ResourceSpec};
+use insula_model::{ContainerSpec, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind};
 
 use crate::catalog::{Catalog, Strictness};
 use crate::container::record::ContainerRecord;
@@ -16,8 +16,6 @@ pub(crate) struct Change {
     pub(crate) image: Option<(ImageId, ImageRef)>,
     /// The whole new configuration (with the image as it was).
     pub(crate) spec: Option<ContainerSpec>,
-    /// Limits that act at once.
-    pub(crate) limits: Option<ResourceSpec>,
     /// How the changed image proves good, when the request says; for this change only.
     pub(crate) trial_health: Option<HealthCheck>,
 }
@@ -35,11 +33,6 @@ impl Change {
             record.next_image = (record.image != *image).then(|| image.clone());
             record.rolled_back = None;
         }
-    }
-
-    /// Limits for a running container.
-    pub(crate) fn live_limits(&self) -> Option<ResourceSpec> {
-        self.limits.clone()
     }
 }
 

@@ -60,6 +60,7 @@ async fn until_healthy(
     loop {
         let order = ExecOrder {
             id: snapshot.record.id,
+            name: snapshot.record.name.clone(),
             pid: snapshot.facts.pid.unwrap_or_default(),
             spec: snapshot.spec.clone(),
             image: image.clone(),

@@ -59,11 +59,17 @@ fn fill(context: &Context) {
     context.catalog.replace(images);
 }
 
+fn open(dir: &Path, shared: &Arc<dyn Host>) -> (Arc<Context>, Vec<crate::container::record::ContainerRecord>) {
+    let events = Arc::new(crate::events::Events::new());
+    let images = crate::images::Images::open(dir, events.clone()).unwrap();
+    crate::daemon::open(config(dir), shared.clone(), images, events).unwrap()
+}
+
 impl Node {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (host, shared) = shared();
-        let (context, records) = crate::daemon::open(config(dir.path()), shared.clone()).unwrap();
+        let (context, records) = open(dir.path(), &shared);
         assert!(records.is_empty());
         fill(&context);
         Self { context, host, shared, dir }
@@ -85,7 +91,7 @@ impl Node {
             tokio::task::yield_now().await;
         }
         std::fs::rename(&copy, &path).unwrap();
-        let (context, records) = crate::daemon::open(config(dir.path()), shared.clone()).unwrap();
+        let (context, records) = open(dir.path(), &shared);
         fill(&context);
         crate::adopt::adopt(&context, records).await.unwrap();
         Self { context, host, shared, dir }

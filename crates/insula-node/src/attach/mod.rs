@@ -98,6 +98,7 @@ pub(crate) fn exec_order(
     };
     Ok(ExecOrder {
         id: snapshot.record.id,
+        name: name.clone(),
         pid,
         spec: snapshot.spec.clone(),
         image: snapshot.facts.image.clone().unwrap_or_else(|| snapshot.record.image.clone()),

@@ -261,15 +261,16 @@ impl Driver {
             return;
         }
         self.trial_health.clone_from(&change.trial_health);
-        self.record = record;
+        let old_limits = std::mem::replace(&mut self.record, record).spec.resources;
         self.spec = Arc::new(self.record.spec.clone());
         let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
         self.lifecycle.step(Input::ImageChange(pending));
         self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
         let mut result = Ok(Answer::Done);
-        if let Some(limits) = change.live_limits()
+        let limits = self.record.spec.resources.clone();
+        if old_limits != limits
             && self.facts.pid.is_some()
-            && let Err(problem) = self.context.host.limit(self.record.id, limits).await
+            && let Err(problem) = self.context.host.limit(self.record.id, old_limits, limits).await
         {
             result = Err(problem);
         }
@@ -438,7 +439,7 @@ impl Driver {
                 return ticket.map(|ticket| Input::ThawEnded(ticket, result));
             }
             Effect::Sweep => {
-                let swept = host.sweep(id);
+                let swept = host.sweep(id, self.record.traces());
                 self.happenings.push(Box::pin(async move { Happening::SweepEnded(swept.await) }));
             }
             Effect::ArmStop(grace) => {

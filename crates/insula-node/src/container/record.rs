@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Wanted;
+use crate::machine::Traces;
 
 /// What a container is to be, and what it was given for life. JSON in the store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,11 @@ impl ContainerRecord {
     /// The version that the next start runs.
     pub(crate) fn wanted_image(&self) -> &ImageId {
         self.next_image.as_ref().unwrap_or(&self.image)
+    }
+
+    /// What the container leaves on the host's network.
+    pub(crate) fn traces(&self) -> Traces {
+        Traces { addresses: self.addresses, ports: self.spec.ports.clone() }
     }
 }
 

@@ -66,7 +66,7 @@ pub enum OpenStoreError {
 
 /// A change was not stored.
 #[derive(Debug, thiserror::Error)]
-pub enum CommitError {
+pub(crate) enum CommitError {
     /// The disk or redb refused; nothing of the batch is stored.
     #[error("store intent: {reason}")]
     Refused {

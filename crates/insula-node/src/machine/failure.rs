@@ -1,0 +1,48 @@
+//! Failures of other processes, as problems of the API.
+
+use insula_api::{Problem, ProblemCode};
+use insula_plan::protocol::failure::{Failure, FailureKind};
+use insula_plan::protocol::init::ExecError;
+use insula_plan::protocol::process::SpawnFailure;
+
+/// The launcher or keeper is not there.
+pub(super) fn lost(why: &str) -> Problem {
+    Problem::new(ProblemCode::Internal, why).with_remedy("the daemon starts it again; try once more")
+}
+
+/// What a failure of the launcher or keeper means to a user.
+pub(super) fn failure_problem(failure: &Failure) -> Problem {
+    let code = match &failure.kind {
+        FailureKind::Spawn(spawn) => spawn_code(spawn),
+        FailureKind::Step | FailureKind::WorkerLost => ProblemCode::StartFailed,
+        FailureKind::Busy | FailureKind::Exists => ProblemCode::Conflict,
+        FailureKind::Unknown | FailureKind::Version => ProblemCode::NotSupported,
+        FailureKind::Malformed | FailureKind::Ending | FailureKind::KeeperLost | FailureKind::Kernel => {
+            ProblemCode::Internal
+        }
+    };
+    let mut problem = Problem::new(code, failure.to_string());
+    problem.step.clone_from(&failure.step);
+    problem
+}
+
+fn spawn_code(failure: &SpawnFailure) -> ProblemCode {
+    match failure {
+        SpawnFailure::NotFound { .. } => ProblemCode::CommandNotFound,
+        SpawnFailure::NotExecutable { .. } | SpawnFailure::WorkingDirectory { .. } => ProblemCode::CommandNotExecutable,
+        SpawnFailure::UserUnknown { .. } | SpawnFailure::GroupUnknown { .. } => ProblemCode::Invalid,
+        SpawnFailure::Busy { .. } | SpawnFailure::Ending => ProblemCode::Conflict,
+        SpawnFailure::Kernel { .. } | SpawnFailure::Unusable { .. } => ProblemCode::StartFailed,
+    }
+}
+
+/// What a failed exec means to a user.
+pub(super) fn exec_problem(error: &ExecError) -> Problem {
+    match error {
+        ExecError::Refused(failure) => Problem::new(spawn_code(failure), failure.to_string()),
+        ExecError::Connect(_) => Problem::from_chain(ProblemCode::Conflict, error),
+        ExecError::Send(_) | ExecError::Receive(_) | ExecError::OutOfOrder => {
+            Problem::from_chain(ProblemCode::StartFailed, error)
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The conversation with the launcher, without blocking a thread.
+//!
+//! ```text
+//!  call ── op, descriptors ──> launcher          one task reads events and gives each to who waits for it:
+//!       <── Outcome ──┐                            outcomes by operation, exits by container, ends of joins
+//!                     └── reader task <── events
+//! ```
+//!
+//! Calls are sent by the caller itself, so nothing is handed between tasks on the way of a start. When the launcher
+//! goes away, everybody who waits for an outcome is told; exits are waited for on, because the next launcher knows
+//! what runs and what ended.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use insula_api::{Problem, ProblemCode};
+use insula_model::ContainerId;
+use insula_plan::protocol::PROTOCOL_VERSION;
+use insula_plan::protocol::channel::{Channel, ReceiveError, Received, SendError, Wait};
+use insula_plan::protocol::facts::EndedFact;
+use insula_plan::protocol::launcher::{LauncherCall, LauncherEvent, LauncherOutcome, LauncherRequest, OpId};
+use insula_plan::protocol::status::End;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+use super::failure::{failure_problem, lost};
+use crate::attach::server::watch;
+use crate::host::Exit;
+
+/// Outcome of a call with its descriptors.
+pub(super) type Outcome = Received<LauncherOutcome>;
+
+/// One connection to a launcher.
+#[derive(Debug)]
+struct Connection {
+    channel: Channel,
+    ready: AsyncFd<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Arc<Connection>>,
+    last_op: u64,
+    calls: HashMap<OpId, oneshot::Sender<Result<Outcome, Problem>>>,
+    joins: HashMap<OpId, oneshot::Sender<End>>,
+    exits: HashMap<ContainerId, oneshot::Sender<Exit>>,
+}
+
+/// The daemon's end of the conversation.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    state: Mutex<State>,
+}
+
+impl Link {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock would be between two map operations.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a new connection and says hello. Returns when the launcher welcomed us.
+    ///
+    /// # Errors
+    ///
+    /// It speaks another version, or went away again.
+    pub(super) async fn take(self: &Arc<Self>, channel: Channel) -> Result<(), Problem> {
+        let ready = channel.as_fd().try_clone_to_owned().and_then(watch);
+        let ready = ready.map_err(|error| lost(&format!("watch the launcher's socket: {error}")))?;
+        let connection = Arc::new(Connection { channel, ready });
+        self.state().connection = Some(connection.clone());
+        tokio::spawn(read(self.clone(), connection));
+        let hello = LauncherRequest::Hello { version: PROTOCOL_VERSION };
+        match self.call(hello, &[]).await?.message {
+            LauncherOutcome::Welcome { version: PROTOCOL_VERSION, pid, running } => {
+                tracing::info!(pid, running, "launcher");
+                Ok(())
+            }
+            LauncherOutcome::Welcome { version, .. } => {
+                let detail = format!("the launcher speaks version {version} of the protocol, not {PROTOCOL_VERSION}");
+                Err(Problem::new(ProblemCode::NotSupported, detail))
+            }
+            _ => Err(lost("the launcher did not welcome us")),
+        }
+    }
+
+    /// Whether there is a launcher to talk to.
+    pub(super) fn is_connected(&self) -> bool {
+        self.state().connection.is_some()
+    }
+
+    /// Waits until the connection there is now has ended.
+    pub(super) async fn ended(&self) {
+        let Some(connection) = self.state().connection.clone() else { return };
+        // The reader holds the other reference until the connection has ended.
+        while self.state().connection.as_ref().is_some_and(|now| Arc::ptr_eq(now, &connection)) {
+            match connection.ready.readable().await {
+                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Sends a request and waits for its outcome; a failure is an error.
+    ///
+    /// # Errors
+    ///
+    /// The launcher refused, failed or is gone.
+    pub(super) async fn call(&self, request: LauncherRequest, fds: &[BorrowedFd<'_>]) -> Result<Outcome, Problem> {
+        self.send(request, fds).await?.1.await.map_err(|_| lost("the launcher ended"))?
+    }
+
+    /// Sends a request; what comes back is received later.
+    ///
+    /// # Errors
+    ///
+    /// The launcher is gone, or the request too large.
+    pub(super) async fn send(
+        &self,
+        request: LauncherRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(OpId, oneshot::Receiver<Result<Outcome, Problem>>), Problem> {
+        let (answer, answered) = oneshot::channel();
+        let (op, connection) = {
+            let mut state = self.state();
+            let connection = state.connection.clone().ok_or_else(|| lost("the launcher is not there"))?;
+            state.last_op += 1;
+            let op = OpId(state.last_op);
+            state.calls.insert(op, answer);
+            (op, connection)
+        };
+        let call = LauncherCall { op, request };
+        loop {
+            match connection.channel.send(&call, fds, Wait::Never) {
+                Ok(()) => return Ok((op, answered)),
+                Err(SendError::WouldBlock) => match connection.ready.writable().await {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(error) => return Err(self.unsent(op, &format!("wait for the launcher: {error}"))),
+                },
+                Err(error) => return Err(self.unsent(op, &format!("send to the launcher: {error}"))),
+            }
+        }
+    }
+
+    fn unsent(&self, op: OpId, why: &str) -> Problem {
+        self.state().calls.remove(&op);
+        lost(why)
+    }
+
+    /// Done when `container` ended. To be called before its start is sent.
+    pub(super) fn expect_exit(&self, container: ContainerId) -> oneshot::Receiver<Exit> {
+        let (sender, receiver) = oneshot::channel();
+        self.state().exits.insert(container, sender);
+        receiver
+    }
+
+    /// Nobody waits for the exit of `container` any more.
+    pub(super) fn forget_exit(&self, container: ContainerId) {
+        self.state().exits.remove(&container);
+    }
+
+    /// Done when the joined process of `op` ended.
+    pub(super) fn expect_join_end(&self, op: OpId) -> oneshot::Receiver<End> {
+        let (sender, receiver) = oneshot::channel();
+        self.state().joins.insert(op, sender);
+        receiver
+    }
+
+    /// Containers whose exit somebody waits for.
+    pub(super) fn expected_exits(&self) -> Vec<ContainerId> {
+        self.state().exits.keys().copied().collect()
+    }
+
+    /// Tells who waits for it that `container` ended.
+    pub(super) fn exited(&self, container: ContainerId, exit: Exit) {
+        if let Some(sender) = self.state().exits.remove(&container) {
+            // Who waited may be gone; the end is also a fact in the run directory.
+            sender.send(exit).ok();
+        }
+    }
+
+    fn heard(&self, Received { message, fds }: Received<LauncherEvent>) {
+        match message {
+            LauncherEvent::Outcome { op, outcome: LauncherOutcome::JoinEnded(end) } => {
+                if let Some(sender) = self.state().joins.remove(&op) {
+                    sender.send(end).ok();
+                }
+            }
+            LauncherEvent::Outcome { op, outcome } => {
+                let Some(answer) = self.state().calls.remove(&op) else { return };
+                let result = match outcome {
+                    LauncherOutcome::Failed(failure) => Err(failure_problem(&failure)),
+                    message => Ok(Received { message, fds }),
+                };
+                answer.send(result).ok();
+            }
+            LauncherEvent::Exited { container, end } => self.exited(container, exit_of(&end)),
+            LauncherEvent::LogDrained { .. } => {}
+            LauncherEvent::KeeperRestarted => tracing::warn!("the keeper died; a new one has its place"),
+        }
+    }
+
+    fn closed(&self, connection: &Arc<Connection>) {
+        let mut state = self.state();
+        if state.connection.as_ref().is_some_and(|now| Arc::ptr_eq(now, connection)) {
+            state.connection = None;
+            // Dropping the senders tells everybody who waits for an outcome.
+            state.calls.clear();
+            state.joins.clear();
+        }
+    }
+}
+
+/// How a container ended, in the node's words.
+pub(super) fn exit_of(end: &EndedFact) -> Exit {
+    Exit {
+        code: end.status.map(|status| i32::from(status.code())),
+        reason: end.unknown_because.clone(),
+        at: time_of(end.at.0),
+    }
+}
+
+/// A moment given in nanoseconds since 1970.
+pub(super) fn time_of(nanoseconds: u64) -> jiff::Timestamp {
+    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+async fn read(link: Arc<Link>, connection: Arc<Connection>) {
+    loop {
+        match connection.channel.receive::<LauncherEvent>(Wait::Never) {
+            Ok(event) => link.heard(event),
+            Err(ReceiveError::WouldBlock) => match connection.ready.readable().await {
+                Ok(mut ready) => {
+                    // Something may have come since the look: it is looked again before the wait.
+                    if !has_message(&connection) {
+                        ready.clear_ready();
+                    }
+                }
+                Err(_) => break,
+            },
+            Err(error) => {
+                if !matches!(error, ReceiveError::Closed) {
+                    tracing::error!(%error, "launcher");
+                }
+                break;
+            }
+        }
+    }
+    link.closed(&connection);
+}
+
+/// Whether a message (or the end) is there to be received.
+fn has_message(connection: &Connection) -> bool {
+    let mut poll = [rustix::event::PollFd::new(&connection.channel, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
+}

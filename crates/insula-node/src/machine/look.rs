@@ -1,0 +1,128 @@
+//! What containers hold and run, read from control groups and `/proc`. Blocks; called on threads for that.
+
+use std::time::Duration;
+
+use insula_api::{Finding, FindingLevel, Problem, ProblemCode, ProcessRow, ResourceUsage};
+use insula_model::{ContainerId, IdRange};
+use insula_network::{HostFacts, Severity};
+
+use super::Machine;
+
+/// Processes shown of one container.
+const PROCESSES_MAX: usize = 10_000;
+
+impl Machine {
+    pub(super) fn look_at_usage(&self, id: ContainerId) -> Result<ResourceUsage, Problem> {
+        let usage = self.groups.usage(id).map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))?;
+        Ok(ResourceUsage {
+            memory_bytes: usage.memory.held,
+            memory_peak_bytes: usage.memory.max_held,
+            memory_limit_bytes: usage.memory.limit,
+            memory_fail_count: Some(usage.memory.fail_count),
+            cpu_usec: u64::try_from(usage.cpu_time.as_micros()).unwrap_or(u64::MAX),
+            pids: usage.pids.held,
+            pids_limit: usage.pids.limit,
+        })
+    }
+
+    pub(super) fn look_at_processes(&self, id: ContainerId, ids: IdRange) -> Result<Vec<ProcessRow>, Problem> {
+        let pids = self.groups.processes(id).map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))?;
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        // A process that ended since the list was made is left out.
+        let rows = pids.into_iter().take(PROCESSES_MAX);
+        Ok(rows.filter_map(|pid| process_row(pid.as_raw_nonzero().get(), ids, ticks)).collect())
+    }
+
+    pub(super) fn look_for_findings(&self) -> Vec<Finding> {
+        let facts = HostFacts::read();
+        let mut findings: Vec<Finding> = insula_network::findings(&self.network.node, &facts)
+            .into_iter()
+            .map(|finding| Finding {
+                subject: "network".to_owned(),
+                level: match finding.severity {
+                    Severity::Note => FindingLevel::Good,
+                    Severity::Warning => FindingLevel::Warning,
+                    Severity::Error => FindingLevel::Failure,
+                },
+                detail: finding.summary,
+                remedy: Some(finding.remedy.join("\n")).filter(|remedy| !remedy.is_empty()),
+            })
+            .collect();
+        findings.extend(kernel_findings());
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        findings.push(good("kernel", format!("Linux {release}")));
+        findings.push(good("control groups", format!("{:?}", self.groups.layout())));
+        findings
+    }
+}
+
+fn good(subject: &str, detail: String) -> Finding {
+    Finding { subject: subject.to_owned(), level: FindingLevel::Good, detail, remedy: None }
+}
+
+fn kernel_findings() -> Vec<Finding> {
+    let wanted = [
+        ("kernel.pid_max", "/proc/sys/kernel/pid_max", 131_072, "processes of all containers together"),
+        (
+            "net.ipv4.neigh.default.gc_thresh3",
+            "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
+            4_096,
+            "containers with a network",
+        ),
+        ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 4_096, "containers"),
+        ("fs.inotify.max_user_instances", "/proc/sys/fs/inotify/max_user_instances", 128, "watchers of one user"),
+    ];
+    let look = |(name, path, least, bounds): (&str, &str, u64, &str)| {
+        let now: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        (now < least).then(|| Finding {
+            subject: name.to_owned(),
+            level: FindingLevel::Warning,
+            detail: format!("{now}: bounds {bounds}; {least} is enough for a full node"),
+            remedy: Some(format!("sysctl -w {name}={least}")),
+        })
+    };
+    wanted.into_iter().filter_map(look).collect()
+}
+
+fn process_row(pid: i32, ids: IdRange, ticks: u64) -> Option<ProcessRow> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let (stat, status) = (read("stat")?, read("status")?);
+    // The command name may hold anything, brackets and spaces too: fields begin behind its last bracket.
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    let uid: u32 = line("Uid:")?.split_ascii_whitespace().next()?.parse().ok()?;
+    let inner_pid = line("NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?;
+    let resident_kib: u64 =
+        line("VmRSS:").and_then(|text| text.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let used_ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+    let name = || line("Name:").unwrap_or_default().trim().to_owned();
+    Some(ProcessRow {
+        pid: u32::try_from(pid).ok()?,
+        inner_pid,
+        parent: fields.get(1)?.parse().ok()?,
+        uid: uid.checked_sub(ids.base).unwrap_or(uid),
+        state: (*fields.first()?).to_owned(),
+        resident_bytes: resident_kib.saturating_mul(1_024),
+        cpu_ms: used_ticks.saturating_mul(1_000) / ticks,
+        command: if command.is_empty() { format!("[{}]", name()) } else { command },
+    })
+}
+
+/// Longest wait for processes to freeze or thaw.
+pub(super) const FREEZE_TIME_MAX: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_shown_with_its_ids_and_command() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let row = process_row(pid, IdRange { base: 0, size: 65_536 }, 100).unwrap();
+        assert_eq!(row.pid, std::process::id());
+        assert!(row.command.contains("insula_node"), "{}", row.command);
+        assert!(row.resident_bytes > 0);
+    }
+}

@@ -1,0 +1,249 @@
+//! The machine: [`Host`] by the launcher, the keeper, the containers' inits, control groups and the network.
+//!
+//! ```text
+//!   link.rs      calls to the launcher, exits from it          start.rs    a start, from order to running container
+//!   servants.rs  finds or starts the launcher, again and again exec.rs     commands in running containers
+//!   network.rs   the node's subnets, table and addresses       look.rs     what containers hold and run
+//! ```
+//!
+//! Nothing here decides: which container, which image, which streams comes in an order.
+
+mod exec;
+mod failure;
+mod link;
+mod look;
+mod network;
+mod servants;
+mod start;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
+use insula_image::store::Store as ImageStore;
+use insula_kernel::seccomp::Filter;
+use insula_kernel::signals::send_by_pidfd;
+use insula_model::{ContainerId, IdRange, NetworkMode, NodeName, ResourceSpec, Signal};
+use insula_plan::host_step::LayerNames;
+use insula_plan::protocol::keeper::{KeeperRequest, LogBounds};
+use insula_plan::protocol::launcher::{ImageKey, LauncherRequest};
+use insula_plan::protocol::run_dir::RunDir;
+use insula_resources::{Limits, NodeGroups};
+use insula_runtime::{HostFacts, SweepRequest, plan_sweep};
+use rustix::io::Errno;
+
+use crate::container::record::Addresses;
+use crate::host::{ExecOrder, FoundContainer, Host, StartOrder, Started, StartedExec};
+use link::Link;
+use network::{Network, container_network};
+
+pub(crate) use network::Traces;
+pub(crate) use servants::connect;
+
+/// This machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    link: Arc<Link>,
+    run: RunDir,
+    node: NodeName,
+    state_dir: PathBuf,
+    software_dir: PathBuf,
+    groups: NodeGroups,
+    network: Network,
+    images: Arc<ImageStore>,
+    layers: LayerNames,
+    files_hard: u64,
+    log_bounds: LogBounds,
+    mounted: Mutex<HashSet<ImageKey>>,
+    pidfds: Mutex<HashMap<ContainerId, Arc<OwnedFd>>>,
+    filters: Mutex<HashMap<u64, Arc<Filter>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // All of them hold maps that one operation changes.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    fn host_facts(&self) -> HostFacts<'_> {
+        HostFacts { groups: &self.groups, layers: self.layers, files_hard: self.files_hard }
+    }
+
+    fn container_dir(&self, id: ContainerId) -> PathBuf {
+        self.state_dir.join("containers").join(id.to_string())
+    }
+
+    fn log_path(&self, id: ContainerId) -> PathBuf {
+        self.container_dir(id).join("log")
+    }
+
+    fn is_mounted(&self, key: &ImageKey) -> bool {
+        lock(&self.mounted).contains(key)
+    }
+
+    fn note_mounted(&self, key: ImageKey) {
+        lock(&self.mounted).insert(key);
+    }
+
+    fn filters(&self) -> MutexGuard<'_, HashMap<u64, Arc<Filter>>> {
+        lock(&self.filters)
+    }
+
+    fn remember_pidfd(&self, id: ContainerId, pidfd: OwnedFd) {
+        lock(&self.pidfds).insert(id, Arc::new(pidfd));
+    }
+
+    /// The container's control group below each hierarchy's mount.
+    fn cgroup_of(&self, id: ContainerId) -> String {
+        format!("insula.slice/{}/{id}", self.node)
+    }
+
+    fn send_signal(&self, id: ContainerId, number: u8) -> Result<(), Problem> {
+        let pidfd = lock(&self.pidfds).get(&id).cloned();
+        let ended = || Problem::new(ProblemCode::Conflict, "its process 1 has ended already");
+        let pidfd = pidfd.ok_or_else(ended)?;
+        match send_by_pidfd(std::os::fd::AsFd::as_fd(&*pidfd), number) {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(ended()),
+            Err(errno) => Err(Problem::new(ProblemCode::Internal, format!("signal {number} to process 1: {errno}"))),
+        }
+    }
+
+    async fn sweep_container(self: Arc<Self>, id: ContainerId, traces: Traces) -> Result<(), Problem> {
+        lock(&self.pidfds).remove(&id);
+        let network = container_network(id, &traces);
+        let facts = self.run.container(id);
+        let request = SweepRequest {
+            id,
+            groups: &self.groups,
+            network: network.as_ref().map(|network| (&self.network.node, network)),
+            facts: &facts,
+        };
+        let plan = start::sealed_memfd(&plan_sweep(&request).encode())
+            .map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
+        let keep = LauncherRequest::Keep(KeeperRequest::RemoveContainer { container: id });
+        // Both at once: the keeper writes what is left in the pipes while the worker removes groups and link.
+        let (_, kept) = self.link.send(keep, &[]).await?;
+        let swept = self.link.call(LauncherRequest::Sweep { container: id }, &[std::os::fd::AsFd::as_fd(&plan)]).await;
+        if let Ok(Err(problem)) = kept.await {
+            tracing::debug!(container = %id, detail = problem.detail, "keeper");
+        }
+        swept.map(drop)
+    }
+
+    /// Runs blocking work on a thread for that.
+    fn blocking<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Problem> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Problem>> {
+        let done = tokio::task::spawn_blocking(move || work(&self));
+        let lost = |_| Problem::new(ProblemCode::Internal, "the work did not come to its end");
+        async move { done.await.map_err(lost)? }.boxed()
+    }
+}
+
+/// A handle on the machine that futures can hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(Arc<Machine>);
+
+impl Host for Handle {
+    fn start(&self, order: StartOrder) -> BoxFuture<'static, Result<Started, Problem>> {
+        self.0.clone().start_container(order).boxed()
+    }
+
+    fn signal(&self, id: ContainerId, _: u32, signal: Signal) -> BoxFuture<'static, Result<(), Problem>> {
+        std::future::ready(self.0.send_signal(id, signal.number())).boxed()
+    }
+
+    fn kill_all(&self, id: ContainerId, _: u32) -> BoxFuture<'static, Result<(), Problem>> {
+        // The end of process 1 is the end of its pid namespace; the sweep kills what else is in its groups.
+        std::future::ready(self.0.send_signal(id, Signal::KILL.number())).boxed()
+    }
+
+    fn freeze(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| {
+            let frozen = machine.groups.freeze(id, look::FREEZE_TIME_MAX);
+            frozen.map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))
+        })
+    }
+
+    fn thaw(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| {
+            let thawed = machine.groups.thaw(id, look::FREEZE_TIME_MAX);
+            thawed.map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))
+        })
+    }
+
+    fn sweep(&self, id: ContainerId, traces: Traces) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().sweep_container(id, traces).boxed()
+    }
+
+    fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| {
+            let path = machine.container_dir(id);
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Problem::new(ProblemCode::Internal, format!("remove {}: {error}", path.display())))
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>> {
+        self.0.clone().start_exec(order).boxed()
+    }
+
+    fn run_to_end(&self, order: ExecOrder) -> BoxFuture<'static, Result<i32, Problem>> {
+        self.0.clone().run_exec_to_end(order).boxed()
+    }
+
+    fn limit(&self, id: ContainerId, old: ResourceSpec, new: ResourceSpec) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| {
+            for step in machine.groups.update_steps(id, &Limits::resolve(&old), &Limits::resolve(&new)) {
+                step.perform(None).map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn usage(&self, id: ContainerId) -> BoxFuture<'static, Result<ResourceUsage, Problem>> {
+        self.0.clone().blocking(move |machine| machine.look_at_usage(id))
+    }
+
+    fn processes(&self, id: ContainerId, ids: IdRange) -> BoxFuture<'static, Result<Vec<ProcessRow>, Problem>> {
+        self.0.clone().blocking(move |machine| machine.look_at_processes(id, ids))
+    }
+
+    fn claim_addresses(&self, network: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem> {
+        self.0.network.claim_addresses(network, wanted)
+    }
+
+    fn release_addresses(&self, addresses: Addresses) {
+        self.0.network.release_addresses(addresses);
+    }
+
+    fn findings(&self) -> BoxFuture<'static, Vec<Finding>> {
+        let findings = self.0.clone().blocking(|machine| Ok(machine.look_for_findings()));
+        async move { findings.await.unwrap_or_default() }.boxed()
+    }
+
+    fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>> {
+        self.0.clone().look_for_containers().boxed()
+    }
+
+    fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| {
+            let running: Vec<_> = running.iter().filter_map(|(id, traces)| container_network(*id, traces)).collect();
+            machine.network.set_up(&running)
+        })
+    }
+
+    fn end_if_idle(&self) -> BoxFuture<'static, bool> {
+        self.0.clone().end_servants().boxed()
+    }
+}

@@ -1,0 +1,168 @@
+//! The node's network: claimed once, its table made at each daemon start, an address for each container.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use insula_api::{Problem, ProblemCode};
+use insula_model::{ContainerId, ContainerSpec, NetworkMode, NodeName, PublishedPort};
+use insula_network::{
+    AddressPool, Claim, ClaimRequest, ContainerAddresses, ContainerNetwork, HostsFile, NetworkConfig, NodeNetwork,
+    ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, remove_node_addresses,
+    resolv_conf,
+};
+
+use crate::container::record::Addresses;
+
+/// The node's network.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// What starts and sweeps need.
+    pub(super) node: NodeNetwork,
+    config: NetworkConfig,
+    pool: Mutex<AddressPool>,
+    claim: Claim,
+}
+
+/// What a container left on the host's network, as far as its intent says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Traces {
+    /// Its addresses.
+    pub(crate) addresses: Addresses,
+    /// Its published ports.
+    pub(crate) ports: Vec<PublishedPort>,
+}
+
+fn problem(what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut problem = Problem::from_chain(ProblemCode::Internal, error);
+    problem.detail = format!("{what}: {}", problem.detail);
+    problem
+}
+
+impl Network {
+    /// Claims the node's subnets, or takes over the claim that the keeper kept in `kept`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is free, or another process holds the node's claim.
+    pub(super) fn open(
+        (name, claims_dir, state_dir): (&NodeName, &Path, &Path),
+        config: NetworkConfig,
+        kept: Option<std::os::fd::OwnedFd>,
+    ) -> Result<Self, Problem> {
+        let remembered = remembered(state_dir);
+        let claim = match kept.and_then(|kept| Claim::adopt(claims_dir, name, kept).ok()) {
+            Some(claim) => claim,
+            None => {
+                let foreign = foreign_networks().map_err(|error| problem("look at the host's routes", &error))?;
+                let request = ClaimRequest {
+                    dir: claims_dir,
+                    node: name,
+                    config: &config,
+                    preferred: remembered,
+                    foreign: &foreign,
+                };
+                Claim::acquire(&request).map_err(|error| problem("claim subnets", &error))?
+            }
+        };
+        let subnets = claim.subnets();
+        if remembered != Some(subnets) {
+            remember(state_dir, subnets).map_err(|error| problem("remember the claimed subnets", &error))?;
+        }
+        let node = NodeNetwork::new(name.clone(), &config, subnets, NodeNetwork::probe_kernel_ipv6());
+        Ok(Self { node, config, pool: Mutex::new(AddressPool::new(subnets)), claim })
+    }
+
+    /// The open claim, for the keeper.
+    pub(super) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Makes the host forward and filter for `running`. Blocks, and runs `nft` once.
+    ///
+    /// # Errors
+    ///
+    /// The program is missing or the kernel refuses.
+    pub(super) fn set_up(&self, running: &[ContainerNetwork]) -> Result<(), Problem> {
+        ensure_forwarding(&self.node).map_err(|error| problem("network", &error))?;
+        ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))?;
+        self.node.install_table(running).map_err(|error| problem("network", &error))
+    }
+
+    /// Undoes [`Network::set_up`]. Blocks.
+    pub(super) fn tear_down(&self) {
+        if let Err(error) = self.node.remove_table() {
+            tracing::warn!(%error, "network table");
+        }
+        if let Err(error) = remove_node_addresses(&self.node) {
+            tracing::warn!(%error, "node addresses");
+        }
+    }
+
+    fn pool(&self) -> MutexGuard<'_, AddressPool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Addresses for a container, the wanted ones if they are free.
+    ///
+    /// # Errors
+    ///
+    /// Admission when none is left.
+    pub(super) fn claim_addresses(&self, mode: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem> {
+        if mode != NetworkMode::Default {
+            return Ok(Addresses::default());
+        }
+        let mut pool = self.pool();
+        let taken = match wanted.v4.and_then(|address| pool.take(address).ok()) {
+            Some(taken) => taken,
+            None => pool.allocate().map_err(|error| {
+                Problem::new(ProblemCode::Admission, format!("addresses: {error}")).with_remedy("delete containers")
+            })?,
+        };
+        Ok(Addresses { v4: Some(taken.ipv4), v6: taken.ipv6 })
+    }
+
+    /// Gives addresses back.
+    pub(super) fn release_addresses(&self, addresses: Addresses) {
+        if let Some(address) = addresses.v4 {
+            self.pool().release(address);
+        }
+    }
+
+    /// The container's `resolv.conf`.
+    pub(super) fn resolv_conf(&self, spec: &ContainerSpec) -> String {
+        // The host's servers change while containers come and go, so they are read at each start.
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let (own, systemd) = (read("/etc/resolv.conf"), read("/run/systemd/resolve/resolv.conf"));
+        let files = ResolverFiles { resolv_conf: &own, systemd: &systemd };
+        resolv_conf(&spec.dns, files, &self.config.fallback_dns).text
+    }
+}
+
+/// A container's network, if it has one of its own with addresses.
+pub(super) fn container_network(id: ContainerId, traces: &Traces) -> Option<ContainerNetwork> {
+    let ipv4 = traces.addresses.v4?;
+    let addresses = ContainerAddresses { ipv4, ipv6: traces.addresses.v6 };
+    Some(ContainerNetwork { id, addresses, ports: traces.ports.clone() })
+}
+
+/// The container's `hosts`.
+pub(super) fn hosts(hostname: &str, spec: &ContainerSpec, addresses: Addresses) -> String {
+    let addresses = addresses.v4.map(|ipv4| ContainerAddresses { ipv4, ipv6: addresses.v6 });
+    HostsFile { hostname, addresses, entries: &spec.hosts }.text()
+}
+
+fn remembered_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("subnets")
+}
+
+/// Subnets of an earlier boot: two lines, IPv4 and IPv6.
+fn remembered(state_dir: &Path) -> Option<Subnets> {
+    let text = std::fs::read_to_string(remembered_path(state_dir)).ok()?;
+    let mut lines = text.lines();
+    Some(Subnets { ipv4: lines.next()?.parse().ok()?, ipv6: lines.next().and_then(|line| line.parse().ok()) })
+}
+
+fn remember(state_dir: &Path, subnets: Subnets) -> std::io::Result<()> {
+    let ipv6 = subnets.ipv6.map(|block| block.to_string()).unwrap_or_default();
+    std::fs::write(remembered_path(state_dir), format!("{}\n{ipv6}\n", subnets.ipv4))
+}

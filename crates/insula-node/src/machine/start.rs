@@ -1,0 +1,384 @@
+//! A start: everything the plan needs is fetched, made and opened, then the plan goes to the launcher.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use insula_api::{Problem, ProblemCode};
+use insula_image::store::ImageInfo;
+use insula_kernel::seccomp::Filter;
+use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, NetworkMode, RootAccess};
+use insula_plan::host_step::{Device, DeviceKind};
+use insula_plan::protocol::keeper::{FdName, KeeperRequest, LogStart, LogStream, TeeSpec, WhenSlow};
+use insula_plan::protocol::launcher::{ImageKey, LauncherOutcome, LauncherRequest};
+use insula_plan::protocol::process::WindowSize;
+use insula_runtime::{
+    DeviceNode, EtcFiles, GivenFd, MainStreams, Owner, PlanStartError, Rights, StartRequest, VolumeKind, VolumeSource,
+    plan_start,
+};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::pipe::PipeFlags;
+
+use super::Machine;
+use super::network::{Traces, container_network, hosts};
+use crate::host::{Exit, StartOrder, Started, Streams};
+
+/// A writable root for images that say so; a container's own word goes first.
+fn writable_root(spec: &ContainerSpec, config: &ImageConfig) -> bool {
+    spec.root.or(config.root) == Some(RootAccess::Writable)
+}
+
+/// Whether process 1 is the image's own init.
+pub(super) fn is_full_init(spec: &ContainerSpec, config: &ImageConfig) -> bool {
+    let command = !spec.command.is_empty() || spec.entrypoint.is_some();
+    match spec.init {
+        Some(kind) => kind == InitKind::Image,
+        None => config.init.is_some() && !command,
+    }
+}
+
+/// A problem of this start, naming the container.
+fn failed(order: &StartOrder, what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut problem = Problem::from_chain(ProblemCode::StartFailed, error);
+    problem.detail = format!("start container {}: {what}: {}", order.name, problem.detail);
+    problem
+}
+
+/// Descriptors of a start by what they are for.
+type GivenFds = HashMap<GivenFd, OwnedFd>;
+
+/// The keeper's part of a container's streams.
+struct LogPipes {
+    streams: Vec<LogStream>,
+    tees: Vec<TeeSpec>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Machine {
+    /// Starts a container. After an error nothing of the start is left.
+    pub(super) async fn start_container(self: Arc<Self>, order: StartOrder) -> Result<Started, Problem> {
+        let traces = Traces { addresses: order.addresses, ports: order.spec.ports.clone() };
+        let (id, name) = (order.id, order.name.clone());
+        let result = self.clone().try_start(order).await;
+        match result {
+            Ok(started) => Ok(started),
+            Err(problem) => {
+                self.link.forget_exit(id);
+                if let Err(left) = self.clone().sweep_container(id, traces).await {
+                    tracing::error!(container = %name, detail = left.detail, "sweep after a failed start");
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    async fn try_start(self: Arc<Self>, mut order: StartOrder) -> Result<Started, Problem> {
+        let hold = self.images.hold(&order.image).map_err(|error| failed(&order, "image", &error))?;
+        let info = hold.info().clone();
+        self.ensure_mounted(&info).await?;
+        let streams = std::mem::replace(&mut order.streams, Streams::Detached);
+        let mut given = self.open_directories(&order, &info)?;
+        let volumes = open_volumes(&order, &mut given)?;
+        let devices = look_at_devices(&order)?;
+        let (main, log) = self.open_streams(&order, streams, &mut given)?;
+        let (plan, wanted) = self.plan(&order, &info, (&volumes, &devices, main))?;
+        self.reserve_ports(&order).await?;
+        if let Some(log) = log {
+            self.start_log(&order, log).await?;
+        }
+        let plan = sealed_memfd(&plan).map_err(|error| failed(&order, "plan", &error))?;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
+        for wanted in &wanted {
+            let missing =
+                || Problem::new(ProblemCode::Internal, format!("the plan wants {wanted:?}, which nobody opened"));
+            fds.push(given.get(wanted).ok_or_else(missing)?.as_fd());
+        }
+        let exit = self.link.expect_exit(order.id);
+        let request = LauncherRequest::Start { container: order.id };
+        let outcome = self.link.call(request, &fds).await.map_err(|mut problem| {
+            problem.detail = format!("start container {}: {}", order.name, problem.detail);
+            problem
+        })?;
+        let LauncherOutcome::Started { process, .. } = outcome.message else {
+            return Err(Problem::new(ProblemCode::Internal, "the launcher answered something else to a start"));
+        };
+        let mut fds = outcome.fds.into_iter();
+        let pidfd = fds.next().ok_or_else(|| Problem::new(ProblemCode::Internal, "the launcher gave no pidfd"))?;
+        let exit = exit.map(|exit| exit.unwrap_or_else(|_| unknown_exit())).boxed();
+        let follow = self.follow(&order, &pidfd);
+        self.remember_pidfd(order.id, pidfd);
+        Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master: fds.next(), exit })
+    }
+
+    /// Descriptors for who follows the container: a pidfd, and the file where its end will be.
+    fn follow(&self, order: &StartOrder, pidfd: &OwnedFd) -> Vec<OwnedFd> {
+        let mut follow = Vec::new();
+        if let Ok(copy) = pidfd.try_clone() {
+            follow.push(copy);
+            // An image's own init writes none.
+            follow.extend(File::open(self.run.exit_fact(order.id)).map(OwnedFd::from));
+        }
+        follow
+    }
+
+    /// Mounts the image if it is not yet.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or the kernel cannot mount it.
+    async fn ensure_mounted(self: &Arc<Self>, info: &Arc<ImageInfo>) -> Result<(), Problem> {
+        let key = image_key(info);
+        if self.is_mounted(&key) {
+            return Ok(());
+        }
+        let (store, image) = (self.images.clone(), info.id.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            store.open_for_mount(&image, jiff::Timestamp::now(), insula_image::progress::Watch::nobody())
+        });
+        let source = opened
+            .await
+            .map_err(|_| Problem::new(ProblemCode::Internal, "the check of the image did not come to its end"))?
+            .map_err(|error| Problem::from_chain(ProblemCode::StartFailed, &error))?;
+        self.link.call(LauncherRequest::MountImage { key: key.clone() }, &[source.fd.as_fd()]).await?;
+        self.note_mounted(key);
+        Ok(())
+    }
+
+    /// Persistent directories of the container and the node, made if need be.
+    fn open_directories(&self, order: &StartOrder, info: &ImageInfo) -> Result<GivenFds, Problem> {
+        let base = self.container_dir(order.id);
+        let make = |path: &Path, mode: u32| {
+            let made = std::fs::DirBuilder::new().mode(mode).recursive(true).create(path);
+            made.map_err(|error| failed(order, &path.display().to_string(), &error))
+        };
+        let open = |path: &Path| open_path(path).map_err(|error| failed(order, &path.display().to_string(), &error));
+        let mut given = GivenFds::new();
+        let data = base.join("data");
+        make(&base, 0o700)?;
+        make(&data.join("service"), 0o755)?;
+        given.insert(GivenFd::Data, open(&data)?);
+        given.insert(GivenFd::Software, open(&self.software_dir)?);
+        if writable_root(&order.spec, &info.config) {
+            let layer = base.join("layer");
+            make(&layer, 0o755)?;
+            given.insert(GivenFd::Layer, open(&layer)?);
+        }
+        if order.spec.network == NetworkMode::Host {
+            given.insert(GivenFd::HostSys, open(Path::new("/sys"))?);
+        }
+        Ok(given)
+    }
+
+    /// The three streams of the main process, and what the keeper is to read.
+    fn open_streams(
+        &self,
+        order: &StartOrder,
+        streams: Streams,
+        given: &mut GivenFds,
+    ) -> Result<(MainStreams, Option<LogPipes>), Problem> {
+        let wrap = |error: rustix::io::Errno| failed(order, "standard streams", &error);
+        let (stdin, stdout, stderr) = match streams {
+            Streams::Terminal => return Ok((MainStreams::Terminal(WindowSize::DEFAULT), None)),
+            Streams::Detached if order.spec.tty => return Ok((MainStreams::Terminal(WindowSize::DEFAULT), None)),
+            Streams::Detached => (None, None, None),
+            Streams::Given { stdin, stdout, stderr } => (stdin, stdout, stderr),
+        };
+        let stdin = match stdin {
+            Some(stdin) => stdin,
+            // A pipe that nobody writes to: its end is read at once, and no device of the host is given away.
+            None => rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrap)?.0,
+        };
+        given.insert(GivenFd::Stdin, stdin);
+        let outputs = [(GivenFd::Stdout, LogStream::Output, stdout), (GivenFd::Stderr, LogStream::Error, stderr)];
+        if order.spec.log == LogMode::Discarded {
+            for (wanted, _, client) in outputs {
+                let sink = || rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+                given.insert(wanted, client.map_or_else(sink, Ok).map_err(wrap)?);
+            }
+            return Ok((MainStreams::Given, None));
+        }
+        let mut log = LogPipes { streams: Vec::new(), tees: Vec::new(), fds: vec![self.log_dir(order)?] };
+        let mut tees = Vec::new();
+        let owner = rustix::fs::Uid::from_raw(order.ids.base);
+        let group = rustix::fs::Gid::from_raw(order.ids.base);
+        for (wanted, stream, client) in outputs {
+            let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrap)?;
+            // Programs open /dev/stdout anew, which asks the pipe's owner.
+            rustix::fs::fchown(&writer, Some(owner), Some(group)).map_err(wrap)?;
+            given.insert(wanted, writer);
+            log.streams.push(stream);
+            log.fds.push(reader);
+            if let Some(client) = client {
+                log.tees.push(TeeSpec { stream, when_slow: WhenSlow::Block });
+                tees.push(client);
+            }
+        }
+        log.fds.extend(tees);
+        Ok((MainStreams::Given, Some(log)))
+    }
+
+    fn log_dir(&self, order: &StartOrder) -> Result<OwnedFd, Problem> {
+        let path = self.log_path(order.id);
+        let wrap = |error: &(dyn std::error::Error + 'static)| failed(order, &path.display().to_string(), error);
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(wrap(&error)),
+            _ => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| wrap(&errno))
+    }
+
+    async fn start_log(&self, order: &StartOrder, log: LogPipes) -> Result<(), Problem> {
+        let start =
+            LogStart { container: order.id, streams: log.streams, tees: log.tees, files: Some(self.log_bounds) };
+        let fds: Vec<BorrowedFd<'_>> = log.fds.iter().map(AsFd::as_fd).collect();
+        // The outcome is not waited for: what the container writes meanwhile stays in the pipe.
+        let (_, outcome) = self.link.send(LauncherRequest::Keep(KeeperRequest::LogStart(start)), &fds).await?;
+        let name = order.name.clone();
+        tokio::spawn(async move {
+            if let Ok(Err(problem)) = outcome.await {
+                tracing::error!(container = %name, detail = problem.detail, "log");
+            }
+        });
+        Ok(())
+    }
+
+    async fn reserve_ports(&self, order: &StartOrder) -> Result<(), Problem> {
+        if order.spec.network != NetworkMode::Default {
+            return Ok(());
+        }
+        for port in &order.spec.ports {
+            let socket = insula_network::reserve(port).map_err(|error| {
+                let mut problem = failed(order, "published ports", &error);
+                problem.code = ProblemCode::Conflict;
+                problem.status = problem.code.status();
+                problem
+            })?;
+            let name =
+                FdName::of_container(order.id, &format!("port:{:?}:{}", port.transport, port.host).to_lowercase());
+            let name = name.map_err(|error| failed(order, "published ports", &error))?;
+            self.link.call(LauncherRequest::Keep(KeeperRequest::Put { name }), &[socket.as_fd()]).await?;
+        }
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        order: &StartOrder,
+        info: &ImageInfo,
+        (volumes, devices, streams): (&[VolumeSource], &[DeviceNode], MainStreams),
+    ) -> Result<(Vec<u8>, Vec<GivenFd>), Problem> {
+        let spec = &*order.spec;
+        let rights = Rights::resolve(spec, is_full_init(spec, &info.config))
+            .map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+        let filter = if rights.privileged { None } else { Some(self.filter(rights)?) };
+        let network = container_network(order.id, &Traces { addresses: order.addresses, ports: spec.ports.clone() });
+        let hostname = spec.hostname.as_deref().unwrap_or(order.name.as_str());
+        let request = StartRequest {
+            id: order.id,
+            name: &order.name,
+            spec,
+            config: &info.config,
+            mount_plan: &info.mount_plan,
+            image: image_key(info),
+            ids: order.ids,
+            rights,
+            filter: filter.as_deref(),
+            network: match (spec.network, &network) {
+                (NetworkMode::Default, Some(network)) => insula_runtime::Network::Routed(&self.network.node, network),
+                (NetworkMode::Host, _) => insula_runtime::Network::Host,
+                _ => insula_runtime::Network::Loopback,
+            },
+            etc: EtcFiles {
+                resolv_conf: &self.network.resolv_conf(spec),
+                hosts: &hosts(hostname, spec, order.addresses),
+            },
+            volumes,
+            devices,
+            streams,
+            host: self.host_facts(),
+        };
+        let planned = plan_start(&request).map_err(|error| {
+            let code = match &error {
+                PlanStartError::Devices(_) => ProblemCode::StartFailed,
+                _ => ProblemCode::Invalid,
+            };
+            let mut problem = Problem::from_chain(code, &error);
+            problem.detail = format!("start container {}: {}", order.name, problem.detail);
+            problem
+        })?;
+        Ok((planned.plan.encode(), planned.given))
+    }
+
+    /// The system call filter for these rights; made once for each.
+    fn filter(&self, rights: Rights) -> Result<Arc<Filter>, Problem> {
+        let bits = rights.capabilities.bits();
+        if let Some(filter) = self.filters().get(&bits) {
+            return Ok(filter.clone());
+        }
+        let filter = insula_runtime::seccomp_profile::filter(rights.capabilities)
+            .map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
+        Ok(self.filters().entry(bits).or_insert_with(|| Arc::new(filter)).clone())
+    }
+}
+
+/// Under which key the launcher has an image.
+pub(super) fn image_key(info: &ImageInfo) -> ImageKey {
+    ImageKey(info.digest.hex())
+}
+
+pub(super) fn unknown_exit() -> Exit {
+    let reason = Some("the daemon lost sight of it".to_owned());
+    Exit { code: None, reason, at: jiff::Timestamp::now() }
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn open_volumes(order: &StartOrder, given: &mut GivenFds) -> Result<Vec<VolumeSource>, Problem> {
+    let mut sources = Vec::new();
+    for (index, volume) in order.spec.volumes.iter().enumerate() {
+        let what = format!("volume {}", volume.source);
+        let fd = open_path(Path::new(&volume.source)).map_err(|error| failed(order, &what, &error))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| failed(order, &what, &error))?;
+        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::Directory => VolumeKind::Directory,
+            _ => VolumeKind::File,
+        };
+        given.insert(GivenFd::Volume(index), fd);
+        sources.push(VolumeSource { owner: Owner { uid: stat.st_uid, gid: stat.st_gid }, kind });
+    }
+    Ok(sources)
+}
+
+fn look_at_devices(order: &StartOrder) -> Result<Vec<DeviceNode>, Problem> {
+    let look = |source: &str| {
+        let metadata = std::fs::metadata(source)?;
+        let kind = match metadata.file_type() {
+            kind if kind.is_block_device() => DeviceKind::Block,
+            kind if kind.is_char_device() => DeviceKind::Character,
+            _ => return Err(std::io::Error::other("it is no device")),
+        };
+        let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+        Ok(DeviceNode { device: Device { kind, major, minor } })
+    };
+    let devices = order.spec.devices.iter();
+    devices
+        .map(|device| look(&device.source).map_err(|error| failed(order, &format!("device {}", device.source), &error)))
+        .collect()
+}
+
+/// A file in memory that nobody can change any more.
+pub(super) fn sealed_memfd(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("insula-plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(file.into())
+}
