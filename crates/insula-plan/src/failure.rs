@@ -42,6 +42,9 @@ pub enum Phase {
     /// Becoming the program.
     #[n(4)]
     Exec,
+    /// Entering a container that runs.
+    #[n(5)]
+    Join,
 }
 
 impl std::fmt::Display for Phase {
@@ -52,6 +55,7 @@ impl std::fmt::Display for Phase {
             Self::Outside => "step outside",
             Self::Inside => "step inside",
             Self::Exec => "executing the program",
+            Self::Join => "step of the join",
         })
     }
 }

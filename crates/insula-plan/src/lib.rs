@@ -8,6 +8,7 @@ mod files;
 pub mod host_step;
 mod inside;
 pub mod inside_step;
+pub mod join;
 pub mod link;
 mod mounts;
 pub mod plan;

@@ -8,6 +8,7 @@
 //!       started                     StartedFact, by the launcher, before anybody is told
 //!       exit                        End of the main process, by process 1
 //!       ended                       EndedFact, by the launcher
+//!       join                        how to join it, by the launcher, if process 1 is the image's own
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -79,5 +80,11 @@ impl RunDir {
     #[must_use]
     pub fn ended_fact(&self, id: ContainerId) -> PathBuf {
         self.container(id).join("ended")
+    }
+
+    /// How to join a container whose process 1 is the image's own: a [`Join`](crate::plan::Join).
+    #[must_use]
+    pub fn join_fact(&self, id: ContainerId) -> PathBuf {
+        self.container(id).join("join")
     }
 }
