@@ -6,7 +6,6 @@ mod terminal;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -152,7 +151,7 @@ fn a_child_that_keeps_the_output_open_does_not_hold_exec_up() {
     // A terminal as output makes the program copy; a device does too.
     let zero = File::options().write(true).open("/dev/full").unwrap();
     let script = "sleep 30 & echo $! >&2";
-    let status = node.insula(&["exec", "c", "sh", "-c", script]).stdout(zero).stderr(OwnedFd::from(write)).status();
+    let status = node.insula(&["exec", "c", "sh", "-c", script]).stdout(zero).stderr(write).status();
     assert_eq!(status.unwrap().code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(10));
     let mut pid = [0; 16];
