@@ -26,7 +26,7 @@ pub(super) fn pack(boot: &Boot, root: &Path) -> Result<PathBuf, Box<dyn std::err
         fs::remove_dir_all(&tree)?;
     }
     let guest = tree.join("guest");
-    let modules = guest.join("lib/modules").join(&boot.release);
+    let modules = guest.join("usr/lib/modules").join(&boot.release);
     fs::create_dir_all(tree.join("bin"))?;
     fs::create_dir_all(&modules)?;
     fs::copy("/bin/busybox", tree.join("bin/busybox"))?;

@@ -14,6 +14,7 @@
 mod containers;
 mod daemon;
 mod images;
+mod join;
 mod keeper_link;
 mod requests;
 mod worker;
@@ -34,6 +35,7 @@ use crate::sealed::{self, SealError};
 use containers::Containers;
 use daemon::Daemon;
 use images::{ImageMounts, MountImageError};
+use join::Joined;
 use keeper_link::{KeeperLink, KeeperLinkError};
 use requests::Waiting;
 use worker::Workers;
@@ -107,6 +109,7 @@ pub(crate) struct Launcher {
     images: ImageMounts,
     containers: Containers,
     workers: Workers,
+    joined: Joined,
     waiting: VecDeque<Waiting>,
     ending: bool,
 }
@@ -163,6 +166,7 @@ impl Launcher {
             images,
             containers,
             workers: Workers::default(),
+            joined: Joined::default(),
             waiting: VecDeque::new(),
             ending: false,
         })
@@ -214,6 +218,7 @@ impl Launcher {
         }
         match self.containers.by_pid(pid) {
             Some(id) => self.container_ended(id, Some(status)),
+            None if self.joined_ended(pid, status) => {}
             // Its worker's report may still be under way.
             None => self.containers.remember_end(pid, status),
         }

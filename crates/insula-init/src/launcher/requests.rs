@@ -20,6 +20,7 @@ use rustix::process::{Pid, WaitStatus};
 
 use super::containers::{Phase, Running, how_it_ended, write_end};
 use super::daemon::Asker;
+use super::join::JoinWork;
 use super::keeper_link::Heard;
 use super::worker::{self, Report, Task, Worker};
 use super::{FIRST_PIDFD, FIRST_STATUS, Flow, KEEPER, Launcher};
@@ -38,6 +39,7 @@ pub(crate) struct Waiting {
 enum Work {
     Start { container: ContainerId, plan: Box<Plan>, fds: Vec<OwnedFd> },
     Sweep(Box<SweepPlan>),
+    Join(Box<JoinWork>),
 }
 
 fn malformed(message: &str) -> Failure {
@@ -89,10 +91,10 @@ impl Launcher {
                 return self.queue(asker, work);
             }
             LauncherRequest::Sweep { container } => return self.queue(asker, sweep_work(container, fds)),
-            LauncherRequest::Join { .. } => Err(Failure::new(
-                FailureKind::Unknown,
-                "processes cannot be run yet in a container whose image brings its own init",
-            )),
+            LauncherRequest::Join { container, process } => {
+                let work = JoinWork { container, process, streams: fds };
+                return self.queue(asker, Ok(Work::Join(Box::new(work))));
+            }
             LauncherRequest::MountImage { key } => self.mount_image(&key, &fds),
             LauncherRequest::UnmountImage { key } => {
                 let unmounted = self.images.unmount(&key).map(|()| LauncherOutcome::Done);
@@ -124,7 +126,7 @@ impl Launcher {
         }
     }
 
-    fn answer(&self, asker: Asker, outcome: Result<LauncherOutcome, Failure>) {
+    pub(crate) fn answer(&self, asker: Asker, outcome: Result<LauncherOutcome, Failure>) {
         self.daemon.answer(asker, outcome.unwrap_or_else(LauncherOutcome::Failed), &[]);
     }
 
@@ -197,9 +199,10 @@ impl Launcher {
             let Some(Waiting { asker, work }) = self.waiting.pop_front() else { return };
             let outcome = match work {
                 Work::Start { container, plan, fds } => self.employ_start(asker, container, (&plan, fds)),
+                Work::Join(work) => self.employ_join(asker, &work),
                 Work::Sweep(plan) => {
                     let task = Task::Sweep { container: plan.container };
-                    let spawned = self.workers.spawn(&self.poller, (task, asker), || worker::sweep(&plan));
+                    let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::sweep(&plan));
                     spawned.map_err(|errno| Failure::from_error(FailureKind::Kernel, &errno))
                 }
             };
@@ -216,9 +219,13 @@ impl Launcher {
         (plan, fds): (&Plan, Vec<OwnedFd>),
     ) -> Result<(), Failure> {
         let (slots, status) = self.fill(container, plan, fds)?;
+        if let Some(join) = &plan.join {
+            facts::write(&self.run.join_fact(container), join)
+                .map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
+        }
         self.containers.begin(container);
         let task = Task::Start { container, status };
-        let spawned = self.workers.spawn(&self.poller, (task, asker), || worker::start(plan, slots));
+        let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::start(plan, slots));
         spawned.map_err(|errno| {
             self.containers.remove(container);
             Failure::from_error(FailureKind::Kernel, &errno)
@@ -274,6 +281,7 @@ impl Launcher {
     /// A worker reported, or died.
     pub(crate) fn worker_ready(&mut self, number: u64) {
         let Some((worker, Received { message, fds })) = self.workers.take(number, &self.poller) else { return };
+        // What is left of it is dropped at the end: a worker that waits to be seen is seen by then.
         let Worker { task, asker, .. } = worker;
         match (task, message) {
             (Task::Start { container, status }, Report::Started(process)) => {
@@ -295,7 +303,11 @@ impl Launcher {
                 self.answer(asker, Ok(LauncherOutcome::Done));
             }
             (Task::Sweep { .. }, Report::Failed(failure)) => self.answer(asker, Err(failure)),
-            (Task::Start { .. }, Report::Swept) | (Task::Sweep { .. }, Report::Started(_)) => {}
+            (Task::Join, Report::Joined(number)) => self.joined(asker, number, &fds),
+            (Task::Join, Report::Failed(failure)) => self.answer(asker, Err(failure)),
+            (Task::Start { .. }, Report::Swept | Report::Joined(_))
+            | (Task::Sweep { .. }, Report::Started(_) | Report::Joined(_))
+            | (Task::Join, Report::Started(_) | Report::Swept) => {}
         }
         self.employ();
     }

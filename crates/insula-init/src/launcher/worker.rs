@@ -32,6 +32,10 @@ pub(crate) enum Report {
     /// It was not done.
     #[n(2)]
     Failed(#[n(0)] Failure),
+    /// A process runs in a container that was joined, with this number. Beside it: its pidfd, then its terminal if it
+    /// has one.
+    #[n(3)]
+    Joined(#[n(0)] u32),
 }
 
 /// What a worker is for.
@@ -49,6 +53,8 @@ pub(crate) enum Task {
         /// Which.
         container: ContainerId,
     },
+    /// Running a process in a container by joining it.
+    Join,
 }
 
 /// A worker that is at its task.
@@ -80,7 +86,7 @@ impl Workers {
         &mut self,
         poller: &Poller,
         (task, asker): (Task, Asker),
-        work: impl FnOnce() -> (Report, Vec<OwnedFd>),
+        work: impl FnOnce(&Channel) -> (Report, Vec<OwnedFd>),
     ) -> Result<(), Errno> {
         let (reports, report) = Channel::pair()?;
         self.last_number += 1;
@@ -92,7 +98,7 @@ impl Workers {
                 Ok(())
             }
             Fork::Child => {
-                let (said, fds) = work();
+                let (said, fds) = work(&report);
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 let sent = report.send(&said, &fds, Wait::Forever);
                 exit_now(u8::from(sent.is_err()))

@@ -1,0 +1,139 @@
+//! Containers whose image brings its own init: its console, and processes that join from outside.
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "a test program")]
+
+mod harness;
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use harness::{Node, Running, Start, id, read_until, shell_process};
+use insula_model::{ContainerId, ContainerSpec, ImageConfig, InitKind};
+use insula_plan::protocol::failure::FailureKind;
+use insula_plan::protocol::launcher::{ImageKey, LauncherError, LauncherOutcome, LauncherRequest};
+use insula_plan::protocol::process::{ProcessSpec, SpawnFailure, Stdio, WindowSize};
+use insula_plan::protocol::status::ExitStatus;
+
+/// An init of a few lines: says that it is up, reaps, and ends with code 3 when it is told to.
+const INIT: &str = "#!/bin/sh\ntrap 'exit 3' TERM\necho up as $$\nwhile true; do sleep 1000 & wait $!; done\n";
+
+fn node_with_init() -> (Node, ImageKey) {
+    let mut node = Node::start();
+    let key = node.image_with("init", |root| {
+        std::fs::write(root.join("sbin/init"), INIT).unwrap();
+        std::fs::set_permissions(root.join("sbin/init"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    });
+    (node, key)
+}
+
+fn boot(node: &mut Node, key: &ImageKey, id: ContainerId) -> Running {
+    let mut spec = ContainerSpec::new("init".parse().unwrap());
+    spec.init = Some(InitKind::Image);
+    let config = ImageConfig { init: Some("/sbin/init".to_owned()), ..ImageConfig::default() };
+    let start = Start { spec: &spec, config: &config, volumes: Vec::new() };
+    let running = node.start_container(key, id, &start).unwrap();
+    let said = read_until(running.console.as_ref().unwrap(), "up as 1");
+    assert!(said.contains("up as 1"), "{said}");
+    running
+}
+
+/// Runs a process by joining: its exit status and its output.
+fn join(node: &mut Node, id: ContainerId, process: ProcessSpec) -> Result<(ExitStatus, String), LauncherError> {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let request = LauncherRequest::Join { container: id, process };
+    let op = node.client.send(request, &[null.as_fd(), writer.as_fd(), writer.as_fd()])?;
+    drop(writer);
+    let joined = node.client.outcome(op)?;
+    assert!(matches!(joined.message, LauncherOutcome::Joined { .. }), "{:?}", joined.message);
+    assert_eq!(joined.fds.len(), 1);
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    match node.client.outcome(op)?.message {
+        LauncherOutcome::JoinEnded(end) => Ok((end.status, output)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tell_to_end(running: &Running) {
+    let pid = running.process.pid.to_string();
+    assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+}
+
+fn end(node: &mut Node, id: ContainerId, running: &Running) -> ExitStatus {
+    tell_to_end(running);
+    node.end_of(id).status.unwrap()
+}
+
+#[test]
+fn live_an_images_own_init_runs_as_process_1_on_a_console_and_can_be_joined() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(1));
+    let mut process = shell_process("id -u; hostname; echo $MARK; cat /proc/1/comm; pwd; exit 7");
+    process.env.push(c"MARK=here".to_owned());
+    process.cwd = c"/tmp".to_owned();
+    process.user = "web".parse().unwrap();
+    let (status, output) = join(&mut node, id(1), process).unwrap();
+    assert_eq!((status, output.as_str()), (ExitStatus::Exited(7), "33\nweb\nhere\ninit\n/tmp\n"));
+    assert_eq!(end(&mut node, id(1), &running), ExitStatus::Exited(3));
+    node.assert_nothing_left(id(1));
+}
+
+#[test]
+fn live_a_joined_process_is_in_every_namespace_and_group_and_holds_nothing_of_the_host() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(2));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let request = LauncherRequest::Join { container: id(2), process: shell_process("sleep 1000") };
+    let op = node.client.send(request, &[null.as_fd(); 3]).unwrap();
+    let LauncherOutcome::Joined { process } = node.client.outcome(op).unwrap().message else { panic!("not joined") };
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let space = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(space(process.pid), space(running.process.pid), "{kind}");
+    }
+    let script = "ls /proc/self/fd; cat /proc/self/uid_map; grep -E '^(Seccomp|CapBnd):' /proc/self/status; \
+         cat /proc/self/cgroup";
+    let (status, output) = join(&mut node, id(2), shell_process(script)).unwrap();
+    assert_eq!(status, ExitStatus::Exited(0), "{output}");
+    // 3 is the directory that `ls` itself reads.
+    assert!(output.starts_with("0\n1\n2\n3\n"), "{output}");
+    assert!(output.contains("268435456"), "{output}");
+    assert!(output.contains("Seccomp:\t2\n"), "{output}");
+    assert!(output.contains("0::/insula-join\n"), "{output}");
+    end(&mut node, id(2), &running);
+}
+
+#[test]
+fn live_a_joined_process_may_have_a_terminal_and_a_missing_program_is_said_to_be_missing() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(3));
+    let mut process = shell_process("test -t 0 && echo a terminal; exit 4");
+    process.stdio = Stdio::Terminal(WindowSize::DEFAULT);
+    let op = node.client.send(LauncherRequest::Join { container: id(3), process }, &[]).unwrap();
+    let joined = node.client.outcome(op).unwrap();
+    let fds: Vec<OwnedFd> = joined.fds;
+    assert!(read_until(&fds[1], "a terminal").contains("a terminal"));
+    let LauncherOutcome::JoinEnded(ended) = node.client.outcome(op).unwrap().message else { panic!("no end") };
+    assert_eq!(ended.status, ExitStatus::Exited(4));
+    let mut missing = shell_process("");
+    missing.argv = vec![c"nowhere".to_owned()];
+    let Err(LauncherError::Failed(failure)) = join(&mut node, id(3), missing) else { panic!("it ran") };
+    assert!(matches!(failure.kind, FailureKind::Spawn(SpawnFailure::NotFound { .. })), "{failure}");
+    end(&mut node, id(3), &running);
+}
+
+#[test]
+fn live_a_joined_process_ends_with_its_container_and_an_ended_one_is_not_joined() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(4));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let request = LauncherRequest::Join { container: id(4), process: shell_process("sleep 1000") };
+    let op = node.client.send(request, &[null.as_fd(); 3]).unwrap();
+    node.client.outcome(op).unwrap();
+    tell_to_end(&running);
+    let LauncherOutcome::JoinEnded(ended) = node.client.outcome(op).unwrap().message else { panic!("no end") };
+    assert_eq!(ended.status, ExitStatus::Signaled(9));
+    assert_eq!(node.end_of(id(4)).status, Some(ExitStatus::Exited(3)));
+    let Err(LauncherError::Failed(failure)) = join(&mut node, id(4), shell_process("true")) else { panic!("it ran") };
+    assert_eq!(failure.kind, FailureKind::Unknown);
+}
