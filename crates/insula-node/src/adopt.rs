@@ -78,6 +78,12 @@ async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running:
         Some(running) => {
             // What runs has room already, whatever the capacity is now.
             context.ledger.reserve(record.id, &record.spec.resources).ok();
+            if facts.started.is_none() {
+                // The last daemon died before it wrote what it started.
+                facts.started = Some(jiff::Timestamp::now());
+                facts.image.get_or_insert_with(|| record.wanted_image().clone());
+                facts.traces = record.traces();
+            }
             facts.pid = Some(running.started.pid);
             (if running.frozen { Found::Paused } else { Found::Running }, Some(running.started))
         }

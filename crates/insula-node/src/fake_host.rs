@@ -163,6 +163,10 @@ impl Host for FakeHost {
 
     fn release_addresses(&self, _: Addresses) {}
 
+    fn log_directory(&self, id: ContainerId) -> std::path::PathBuf {
+        std::env::temp_dir().join("insula-no-log").join(id.to_string())
+    }
+
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>> {
         ready(Vec::new()).boxed()
     }

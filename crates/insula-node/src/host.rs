@@ -4,6 +4,7 @@
 //! containers' inits; tests implement it with a small machine in memory.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -157,6 +158,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn claim_addresses(&self, network: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem>;
     /// Gives them back.
     fn release_addresses(&self, addresses: Addresses);
+    /// Where the container's log is.
+    fn log_directory(&self, id: ContainerId) -> PathBuf;
     /// What the machine has and lacks.
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>>;
     /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is

@@ -29,6 +29,7 @@ mod events;
 mod host;
 mod image_test;
 mod images;
+mod logs;
 mod machine;
 mod notify;
 mod operations;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use insula_api::{Problem, ProblemCode, SetResult};
-use insula_model::{ContainerSpec, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind};
+use insula_model::{ContainerSpec, Effect, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind, RestartPolicy};
 
 use crate::catalog::{Catalog, Strictness};
 use crate::container::record::ContainerRecord;
@@ -48,27 +48,24 @@ pub(crate) fn check(
 ) -> Result<(Change, SetResult), Problem> {
     let mut change = Change::default();
     let mut result = SetResult { live: Vec::new(), at_next_start: Vec::new() };
+    let mut spec = (*snapshot.spec).clone();
     for (key, value) in settings {
-        let invalid = |why: String| Problem::new(ProblemCode::Invalid, format!("setting {key}: {why}"));
-        match key.as_str() {
-            "image" => {
-                let asked: ImageRef = value.parse().map_err(|error: insula_model::ParseImageRefError| {
-                    let mut problem = Problem::from_chain(ProblemCode::Invalid, &error);
-                    problem.detail = format!("setting {key}: {}", problem.detail);
-                    problem
-                })?;
-                change.image = Some((catalog.resolve(&asked, Strictness::Strict)?.image, asked));
-                result.at_next_start.push(key.clone());
-            }
-            "restart" => {
-                let spec = change.spec.get_or_insert_with(|| (*snapshot.spec).clone());
-                spec.restart =
-                    value.parse().map_err(|error: insula_model::ParseRestartPolicyError| invalid(error.to_string()))?;
-                result.live.push(key.clone());
-            }
-            _ => return Err(invalid("there is no such setting".to_owned())),
+        let effect = spec.apply(key, value).map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+        if key == "image" {
+            let asked = spec.image.clone();
+            change.image = Some((catalog.resolve(&asked, Strictness::Strict)?.image, asked));
+        }
+        match effect {
+            Effect::Live => result.live.push(key.clone()),
+            Effect::NextStart => result.at_next_start.push(key.clone()),
         }
     }
+    spec.check().map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+    if snapshot.record.remove && spec.restart != RestartPolicy::No {
+        let detail = "a container that is deleted when it ends cannot have a restart policy";
+        return Err(Problem::new(ProblemCode::Invalid, detail));
+    }
+    change.spec = Some(spec);
     Ok((change, result))
 }
 

@@ -118,12 +118,6 @@ fn check(request: &CreateContainer) -> Result<(), Problem> {
     if request.remove && !request.attach && !request.start {
         return invalid("a container that is deleted when it ends must be started: say `attach` or `start`");
     }
-    let nul = |text: &String| text.contains('\0');
-    let spec = &request.spec;
-    if spec.command.iter().chain(spec.entrypoint.iter().flatten()).any(nul)
-        || spec.env.iter().any(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || nul(value))
-    {
-        return invalid("command and environment hold no NUL bytes, and names of variables no `=`");
-    }
+    request.spec.check().map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
     Ok(())
 }

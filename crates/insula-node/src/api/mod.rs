@@ -67,6 +67,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(containers::stats))
         .routes(routes!(containers::top))
         .routes(routes!(containers::ports))
+        .routes(routes!(streams::logs))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(operations::wait))

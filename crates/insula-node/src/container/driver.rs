@@ -254,6 +254,15 @@ impl Driver {
         }
         let mut record = self.record.clone();
         change.apply(&mut record);
+        if record.spec.network != self.record.spec.network {
+            match self.context.host.claim_addresses(record.spec.network, record.addresses) {
+                Ok(addresses) => record.addresses = addresses,
+                Err(problem) => {
+                    answer.send(Err(problem)).ok();
+                    return;
+                }
+            }
+        }
         if !record.remove
             && let Err(error) = self.context.store.put(record.clone()).await
         {
@@ -439,7 +448,7 @@ impl Driver {
                 return ticket.map(|ticket| Input::ThawEnded(ticket, result));
             }
             Effect::Sweep => {
-                let swept = host.sweep(id, self.record.traces());
+                let swept = host.sweep(id, self.facts.traces.clone());
                 self.happenings.push(Box::pin(async move { Happening::SweepEnded(swept.await) }));
             }
             Effect::ArmStop(grace) => {
@@ -471,11 +480,16 @@ impl Driver {
             Version::LastGood => self.record.image.clone(),
         };
         self.facts.image = Some(image.clone());
-        if self.record.remove
-            && let Err(error) = self.context.facts.write_record(&self.record)
-        {
-            // Without the file a daemon that dies now would not know the container and remove it.
-            tracing::warn!(container = %self.record.name, %error, "record in the run directory");
+        self.facts.traces = self.record.traces();
+        self.facts.started = None;
+        self.facts.start_failed = false;
+        // Written before anything runs: a daemon that finds the container knows what it was to be.
+        let written = match self.record.remove {
+            true => self.context.facts.write_record(&self.record),
+            false => self.context.facts.write_facts(self.record.id, &self.facts),
+        };
+        if let Err(error) = written {
+            tracing::warn!(container = %self.record.name, %error, "facts of a start");
         }
         let prepared = self.prepare_start(image);
         let host = self.context.host.clone();

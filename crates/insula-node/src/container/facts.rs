@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::ContainerRecord;
+use crate::machine::Traces;
 
 /// Largest facts or record file that is read back, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -40,6 +41,9 @@ pub(crate) struct Facts {
     pub(crate) exit_code: Option<i32>,
     /// Why it failed, or why the exit code is unknown.
     pub(crate) reason: Option<String>,
+    /// What the last start left on the host's network.
+    #[serde(default)]
+    pub(crate) traces: Traces,
     /// Whether the last start failed.
     #[serde(default)]
     pub(crate) start_failed: bool,

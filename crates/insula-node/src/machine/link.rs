@@ -22,10 +22,10 @@ use insula_plan::protocol::facts::EndedFact;
 use insula_plan::protocol::launcher::{LauncherCall, LauncherEvent, LauncherOutcome, LauncherRequest, OpId};
 use insula_plan::protocol::status::End;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::failure::{failure_problem, lost};
-use crate::attach::server::watch;
+use crate::attach::server::watch as watch_fd;
 use crate::host::Exit;
 
 /// Outcome of a call with its descriptors.
@@ -51,6 +51,7 @@ struct State {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     state: Mutex<State>,
+    connected: watch::Sender<bool>,
 }
 
 impl Link {
@@ -65,10 +66,11 @@ impl Link {
     ///
     /// It speaks another version, or went away again.
     pub(super) async fn take(self: &Arc<Self>, channel: Channel) -> Result<(), Problem> {
-        let ready = channel.as_fd().try_clone_to_owned().and_then(watch);
+        let ready = channel.as_fd().try_clone_to_owned().and_then(watch_fd);
         let ready = ready.map_err(|error| lost(&format!("watch the launcher's socket: {error}")))?;
         let connection = Arc::new(Connection { channel, ready });
         self.state().connection = Some(connection.clone());
+        self.connected.send_replace(true);
         tokio::spawn(read(self.clone(), connection));
         let hello = LauncherRequest::Hello { version: PROTOCOL_VERSION };
         match self.call(hello, &[]).await?.message {
@@ -84,21 +86,10 @@ impl Link {
         }
     }
 
-    /// Whether there is a launcher to talk to.
-    pub(super) fn is_connected(&self) -> bool {
-        self.state().connection.is_some()
-    }
-
-    /// Waits until the connection there is now has ended.
+    /// Waits until there is no connection.
     pub(super) async fn ended(&self) {
-        let Some(connection) = self.state().connection.clone() else { return };
-        // The reader holds the other reference until the connection has ended.
-        while self.state().connection.as_ref().is_some_and(|now| Arc::ptr_eq(now, &connection)) {
-            match connection.ready.readable().await {
-                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-                Err(_) => return,
-            }
-        }
+        // The sender is in here too, so the wait cannot fail.
+        self.connected.subscribe().wait_for(|connected| !connected).await.ok();
     }
 
     /// Sends a request and waits for its outcome; a failure is an error.
@@ -207,6 +198,7 @@ impl Link {
             // Dropping the senders tells everybody who waits for an outcome.
             state.calls.clear();
             state.joins.clear();
+            self.connected.send_replace(false);
         }
     }
 }

@@ -227,6 +227,10 @@ impl Host for Handle {
         self.0.network.release_addresses(addresses);
     }
 
+    fn log_directory(&self, id: ContainerId) -> PathBuf {
+        self.0.log_path(id)
+    }
+
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>> {
         let findings = self.0.clone().blocking(|machine| Ok(machine.look_for_findings()));
         async move { findings.await.unwrap_or_default() }.boxed()

@@ -24,7 +24,7 @@ pub(super) struct Network {
 }
 
 /// What a container left on the host's network, as far as its intent says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Traces {
     /// Its addresses.
     pub(crate) addresses: Addresses,

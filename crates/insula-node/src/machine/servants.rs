@@ -191,9 +191,6 @@ async fn keep_claim(link: &Link, network: &Network) -> Result<(), Problem> {
 async fn watch_over(machine: Arc<Machine>) {
     loop {
         machine.link.ended().await;
-        if machine.link.is_connected() {
-            continue;
-        }
         tracing::warn!("the launcher is gone");
         let mut pauses = RETRY_PAUSES_MS.into_iter();
         let mut pause = 0;
