@@ -10,7 +10,7 @@
 //! containers outlive the daemon. A claim nobody holds is free for others; its node gets it back if it comes first.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -184,6 +184,8 @@ fn try_lock(file: &File, path: &Path) -> Result<bool, ClaimError> {
 
 fn read(file: &mut File, path: &Path) -> Result<Option<Subnets>, ClaimError> {
     let mut text = String::new();
+    // A claim that was handed over shares its place in the file with whoever read it before.
+    file.rewind().map_err(failed("seek", path))?;
     file.take(CLAIM_BYTES_MAX).read_to_string(&mut text).map_err(failed("read", path))?;
     Ok(parse(&text))
 }
@@ -332,6 +334,10 @@ mod tests {
         assert!(matches!(acquire(dir.path(), "a"), Err(ClaimError::Held { .. })), "a duplicate keeps it");
         let adopted = Claim::adopt(dir.path(), &node("a"), kept).unwrap();
         assert_eq!(adopted.subnets(), subnets);
+        let kept = adopted.as_fd().try_clone_to_owned().unwrap();
+        drop(adopted);
+        let adopted = Claim::adopt(dir.path(), &node("a"), kept).unwrap();
+        assert_eq!(adopted.subnets(), subnets, "and again, although it was read before");
         drop(adopted);
         assert_eq!(acquire(dir.path(), "a").unwrap().subnets(), subnets);
     }
