@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A claim is made with `O_EXCL`, so two nodes cannot have the same block; nothing is asked of who else is there.
-//! A block stays claimed while its container exists, and a few more are kept ready, so that a start claims nothing.
+//! A block stays claimed while its container exists, and a few more are kept ready while the daemon runs, so that a
+//! start claims nothing.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -189,6 +190,15 @@ impl IdBlocks {
         }
     }
 
+    /// Gives back the blocks that no container has, for other nodes to claim.
+    pub(crate) fn give_back_spare(&self) {
+        for base in std::mem::take(&mut self.lock().spare) {
+            if let Err(error) = std::fs::remove_file(self.file(base)) {
+                tracing::warn!(base, %error, "claim of ids");
+            }
+        }
+    }
+
     fn claim(&self, base: u32) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).open(self.file(base))?;
         file.write_all(self.owner.as_bytes())
@@ -263,6 +273,18 @@ mod tests {
         assert_eq!(again.take_again(held).unwrap(), held);
         let other = blocks(dir.path(), "/b", &[]);
         assert_ne!(other.take_again(held).unwrap(), held);
+    }
+
+    #[test]
+    fn a_node_that_ends_keeps_only_what_its_containers_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocks = blocks(dir.path(), "/a", &[]);
+        blocks.fill();
+        let held = blocks.take().unwrap();
+        blocks.give_back_spare();
+        let files: Vec<_> =
+            std::fs::read_dir(dir.path().join("ids")).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(files, [std::ffi::OsString::from(held.base.to_string())]);
     }
 
     #[test]

@@ -187,6 +187,7 @@ async fn end(context: &Context) {
     let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
     let alone = running > 0 || !context.host.end_if_idle().await;
     context.directory.close();
+    context.ids.give_back_spare();
     tracing::info!(running, alone, "ended");
     for path in [context.config.socket.clone(), context.config.attach_socket()] {
         if let Err(error) = std::fs::remove_file(&path) {
