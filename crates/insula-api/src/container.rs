@@ -150,6 +150,20 @@ pub struct StartRequest {
     pub attach: bool,
 }
 
+/// Answer to `start` and `restart`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StartedContainer {
+    /// The container now.
+    #[serde(flatten)]
+    pub container: ContainerSummary,
+    /// Present when `attach` was asked for; it is started by attaching.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach_token: Option<AttachToken>,
+    /// What the user should know, such as that a changed image failed and the last good one runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
 /// `POST /v1/containers/{name}/stop` and `/restart`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]

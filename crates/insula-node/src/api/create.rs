@@ -1,6 +1,7 @@
 //! Creating containers: resolve, admit, reserve, record, drive. Whatever fails gives back what came before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -20,6 +21,11 @@ use crate::container::handle::ContainerHandle;
 use crate::container::lifecycle::{Ask, Force, Found, Wanted};
 use crate::container::record::{Addresses, ContainerRecord};
 use crate::context::Context;
+
+/// Longest time from a container's end to the moment that the node hears of it.
+const END_HEARD_MAX: Duration = Duration::from_millis(50);
+/// Longest wait for the removal of a container that has ended.
+const CLEANED_MAX: Duration = Duration::from_secs(2);
 
 /// Creates a container.
 #[utoipa::path(post, path = "/v1/containers", tag = "containers", request_body = CreateContainer, responses(
@@ -71,7 +77,7 @@ pub(crate) async fn create_container(
         Some(name) => name,
         None => ContainerName::new(id.short()).map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?,
     };
-    context.directory.reserve(&name, id, context.config.capacity.containers)?;
+    reserve(context, &name, id).await?;
     let ids = context.ids.take().inspect_err(|_| context.directory.remove(&name, id))?;
     let addresses = context.host.claim_addresses(request.spec.network, Addresses::default()).inspect_err(|_| {
         context.directory.remove(&name, id);
@@ -105,6 +111,24 @@ pub(crate) async fn create_container(
     let image = [("image", resolved.image.to_string())];
     context.events.publish(EventSubject::Container, name.as_str(), Some(id.to_string()), "created", &image);
     Ok((handle, resolved))
+}
+
+/// Takes the name. One that a container has which is deleted at its end, and which has just ended, is waited for:
+/// its client knows of the end before the node has cleaned up.
+async fn reserve(context: &Context, name: &ContainerName, id: ContainerId) -> Result<(), Problem> {
+    let most = context.config.capacity.containers;
+    let taken = match context.directory.reserve(name, id, most) {
+        Err(problem) if problem.code == ProblemCode::Conflict => problem,
+        result => return result,
+    };
+    let Ok(owner) = context.directory.find(name.as_str()) else { return context.directory.reserve(name, id, most) };
+    if !owner.snapshot().record.remove {
+        return Err(taken);
+    }
+    let ended = owner.wait_for(|now| now.starts > 0 && !now.is_up());
+    tokio::time::timeout(END_HEARD_MAX, ended).await.map_err(|_| taken.clone())?;
+    tokio::time::timeout(CLEANED_MAX, owner.wait_for(|_| false)).await.map_err(|_| taken)?;
+    context.directory.reserve(name, id, most)
 }
 
 fn check(request: &CreateContainer) -> Result<(), Problem> {

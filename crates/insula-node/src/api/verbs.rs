@@ -7,11 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_api::{
-    AttachToken, ContainerSummary, CreatedExec, ExecRequest, KillRequest, Operation, OperationKind, Problem,
-    ProblemCode, RenameRequest, StartRequest, StopRequest, UpgradeRequest, UpgradeResult,
+    ContainerSummary, CreatedExec, ExecRequest, KillRequest, Operation, OperationKind, Problem, ProblemCode,
+    RenameRequest, StartRequest, StartedContainer, StopRequest, UpgradeRequest, UpgradeResult,
 };
 use insula_model::{HealthCheck, ImageRef, Signal};
-use serde::Serialize;
 
 use super::Shared;
 use super::extract::{Answered, Body, Path, Refusal};
@@ -30,21 +29,7 @@ const HEALTH_INTERVAL_MS: u64 = 100;
 /// Time to become healthy when a request names none.
 const HEALTH_DEADLINE_MS: u64 = 30_000;
 
-/// Answer of a start.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct StartAnswer {
-    /// The container now.
-    #[serde(flatten)]
-    container: ContainerSummary,
-    /// Present when `attach` was asked for; it is started by attaching.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attach_token: Option<AttachToken>,
-    /// What the user should know.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-}
-
-fn answer(handle: &ContainerHandle, answered: &Answer) -> StartAnswer {
+fn answer(handle: &ContainerHandle, answered: &Answer) -> StartedContainer {
     let snapshot = handle.snapshot();
     let warnings = match answered {
         Answer::RolledBack => {
@@ -53,13 +38,13 @@ fn answer(handle: &ContainerHandle, answered: &Answer) -> StartAnswer {
         }
         _ => Vec::new(),
     };
-    StartAnswer { container: snapshot.summary(), attach_token: None, warnings }
+    StartedContainer { container: snapshot.summary(), attach_token: None, warnings }
 }
 
 /// Starts a container, or gives a token with which attaching starts it.
 #[utoipa::path(post, path = "/v1/containers/{name}/start", tag = "containers", request_body = StartRequest,
     params(("name" = String, Path, description = "Name or id")), responses(
-    (status = 200, description = "It runs, or waits for the attachment", body = StartAnswer),
+    (status = 200, description = "It runs, or waits for the attachment", body = StartedContainer),
     (status = 409, description = "Something else is under way", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "It did not start", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -67,7 +52,7 @@ pub(super) async fn start(
     State(context): Shared,
     Path(name): Path<String>,
     Body(request): Body<StartRequest>,
-) -> Answered<StartAnswer> {
+) -> Answered<StartedContainer> {
     let handle = context.directory.find(&name)?;
     if request.attach {
         if handle.snapshot().facts.pid.is_some() {
@@ -75,7 +60,7 @@ pub(super) async fn start(
         }
         let token = context.tokens.issue(Purpose::Start(handle.id))?;
         let container = handle.snapshot().summary();
-        return Ok(Json(StartAnswer { container, attach_token: Some(token), warnings: Vec::new() }));
+        return Ok(Json(StartedContainer { container, attach_token: Some(token), warnings: Vec::new() }));
     }
     let answered = handle.ask(Ask::Start).await?;
     Ok(Json(answer(&handle, &answered)))
@@ -103,12 +88,12 @@ pub(super) async fn stop(
 /// Stops and starts a container; one that does not run is started.
 #[utoipa::path(post, path = "/v1/containers/{name}/restart", tag = "containers", request_body = StopRequest,
     params(("name" = String, Path, description = "Name or id")),
-    responses((status = 200, description = "It runs", body = StartAnswer)))]
+    responses((status = 200, description = "It runs", body = StartedContainer)))]
 pub(super) async fn restart(
     State(context): Shared,
     Path(name): Path<String>,
     Body(request): Body<StopRequest>,
-) -> Answered<StartAnswer> {
+) -> Answered<StartedContainer> {
     let handle = context.directory.find(&name)?;
     let answered = handle.ask(Ask::Restart { grace: grace(&context, &handle, &request) }).await?;
     Ok(Json(answer(&handle, &answered)))
@@ -180,7 +165,7 @@ pub(super) async fn exec(
     Ok(Json(CreatedExec { attach_token }))
 }
 
-/// Changes a container's image, restarts it, and takes the change back by itself when it fails. The operation's
+/// Changes a container's image (to its pending or default version when none is named), restarts it, and takes the change back by itself when it fails. The operation's
 /// result is an `UpgradeResult`.
 #[utoipa::path(post, path = "/v1/containers/{name}/upgrade", tag = "containers", request_body = UpgradeRequest,
     params(("name" = String, Path, description = "Name or id")),
@@ -191,8 +176,11 @@ pub(super) async fn upgrade(
     Body(request): Body<UpgradeRequest>,
 ) -> Result<(StatusCode, Json<Operation>), Refusal> {
     let handle = context.directory.find(&name)?;
-    let Some(image) = request.image.clone() else {
-        return Err(Problem::new(ProblemCode::Invalid, "upgrade needs `image`").into());
+    let record = handle.snapshot().record.clone();
+    let image = match (&request.image, &record.next_image) {
+        (Some(image), _) => image.clone(),
+        (None, Some(pending)) => pending.clone().into(),
+        (None, None) => ImageRef { name: record.image.name.clone(), version: None },
     };
     change_image(&context, handle, OperationKind::Upgrade, image, request)
 }

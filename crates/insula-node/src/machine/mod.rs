@@ -19,6 +19,7 @@ mod start;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
@@ -58,6 +59,8 @@ pub(crate) struct Machine {
     layers: LayerNames,
     files_hard: u64,
     log_bounds: LogBounds,
+    /// The daemon ends: a launcher that goes away is not replaced.
+    ending: AtomicBool,
     mounted: Mutex<HashSet<ImageKey>>,
     pidfds: Mutex<HashMap<ContainerId, Arc<OwnedFd>>>,
     filters: Mutex<HashMap<u64, Arc<Filter>>>,

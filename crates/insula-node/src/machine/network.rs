@@ -50,7 +50,11 @@ impl Network {
         kept: Option<std::os::fd::OwnedFd>,
     ) -> Result<Self, Problem> {
         let remembered = remembered(state_dir);
-        let claim = match kept.and_then(|kept| Claim::adopt(claims_dir, name, kept).ok()) {
+        let adopted = kept.and_then(|kept| {
+            let adopted = Claim::adopt(claims_dir, name, kept);
+            adopted.inspect_err(|error| tracing::warn!(%error, "the kept claim of subnets")).ok()
+        });
+        let claim = match adopted {
             Some(claim) => claim,
             None => {
                 let foreign = foreign_networks().map_err(|error| problem("look at the host's routes", &error))?;

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -81,6 +82,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         layers: layer_names(),
         files_hard,
         log_bounds: log_bounds(config),
+        ending: AtomicBool::new(false),
         mounted: Mutex::new(HashSet::new()),
         pidfds: Mutex::new(HashMap::new()),
         filters: Mutex::new(HashMap::new()),
@@ -191,6 +193,9 @@ async fn keep_claim(link: &Link, network: &Network) -> Result<(), Problem> {
 async fn watch_over(machine: Arc<Machine>) {
     loop {
         machine.link.ended().await;
+        if machine.ending.load(Ordering::Relaxed) {
+            return;
+        }
         tracing::warn!("the launcher is gone");
         let mut pauses = RETRY_PAUSES_MS.into_iter();
         let mut pause = 0;
@@ -310,6 +315,7 @@ impl Machine {
 
     /// Ends launcher and keeper, and undoes the node's set-up, if no container runs.
     pub(super) async fn end_servants(self: Arc<Self>) -> bool {
+        self.ending.store(true, Ordering::Relaxed);
         let ended = self.link.call(LauncherRequest::Shutdown(ShutdownWhen::Idle), &[]).await;
         if let Err(problem) = ended {
             tracing::info!(detail = problem.detail, "launcher and keeper go on");
