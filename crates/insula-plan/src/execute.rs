@@ -35,6 +35,7 @@ use crate::plan::{NamespaceSet, Plan, Program, Spawn};
 use crate::protocol::channel::{Channel, MESSAGE_FDS_MAX, ReceiveError, Received, Wait};
 use crate::protocol::facts::ProcessIdentity;
 use crate::slot::{FdSlot, Slots};
+use crate::workshop::Workshop;
 
 /// A container whose first process became its program.
 #[derive(Debug)]
@@ -168,7 +169,9 @@ fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Resul
     let userns = mounts::open_namespace(pid, "user").map_err(&mapping)?;
     let netns = plan.spawn.namespaces.contains(NamespaceSet::NET);
     let netns = netns.then(|| mounts::open_namespace(pid, "net")).transpose().map_err(&mapping)?;
-    let container = Container { userns: userns.as_fd(), root: Owner { uid: ids.base, gid: ids.base } };
+    let workshop = Workshop::default();
+    let root = Owner { uid: ids.base, gid: ids.base };
+    let container = Container { userns: userns.as_fd(), root, workshop: &workshop };
     for (index, step) in plan.outside.iter().enumerate() {
         let born = Some((pid, container, netns.as_ref().map(AsFd::as_fd)));
         host_step(step, slots, born).map_err(at(Phase::Outside, index, step.name()))?;

@@ -230,6 +230,17 @@ pub enum LayerNames {
     Paths,
 }
 
+impl LayerNames {
+    /// What this kernel takes.
+    #[must_use]
+    pub fn of(features: &insula_kernel::features::Features) -> Self {
+        match features.detached_mounts {
+            insula_kernel::features::DetachedMounts::Whole => Self::Descriptors,
+            insula_kernel::features::DetachedMounts::AttachOnly => Self::Paths,
+        }
+    }
+}
+
 /// Who owns a new file, in ids of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Owner {

@@ -16,3 +16,4 @@ pub mod privilege;
 pub mod protocol;
 pub mod slot;
 pub mod sweep;
+mod workshop;

@@ -21,6 +21,7 @@ use crate::host_step::{
     Depth, Durability, IdExtent, IdShift, LayerNames, MountAttributes, MountStep, Overlay, OverlayWorker, Owner, Tmpfs,
 };
 use crate::slot::{FdSlot, Slots};
+use crate::workshop::{Visit, Workshop};
 
 /// What a mount step has to know of the container.
 #[derive(Debug, Clone, Copy)]
@@ -29,13 +30,15 @@ pub(crate) struct Container<'fd> {
     pub(crate) userns: BorrowedFd<'fd>,
     /// Its root, in ids of the host.
     pub(crate) root: Owner,
+    /// Where older kernels need mounts to be attached.
+    pub(crate) workshop: &'fd Workshop,
 }
 
 /// Does one step.
 pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<'_>) -> Result<(), StepFailure> {
     let (mount, into): (OwnedFd, FdSlot) = match step {
         MountStep::Clone { from, depth, attributes, idmap, into } => {
-            let mount = clone_tree(slots.get(from.base)?, &from.path, *depth)?;
+            let mount = clone_anything((slots.get(from.base)?, &from.path), *depth, container.workshop)?;
             let shift = match idmap {
                 IdShift::None => None,
                 IdShift::Container => Some(container.userns),
@@ -46,7 +49,7 @@ pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<
             (mount, *into)
         }
         MountStep::Memory { tmpfs, into } => (memory(tmpfs)?, *into),
-        MountStep::Overlay { overlay, into } => (merge(overlay, slots, container.root)?, *into),
+        MountStep::Overlay { overlay, into } => (merge(overlay, slots, container)?, *into),
         MountStep::IdMap { uids, gids, into } => (id_map(uids, gids)?, *into),
     };
     Ok(slots.put(into, mount)?)
@@ -64,6 +67,23 @@ pub(crate) fn clone_tree(base: BorrowedFd<'_>, path: &Path, depth: Depth) -> Res
     }
     let place = beneath::open(base, path, OFlags::PATH)?;
     open_tree(&place, "", flags).map_err(wrong)
+}
+
+/// The same, also of a mount that is attached nowhere, which kernels before 6.15 refuse.
+fn clone_anything(
+    (base, path): (BorrowedFd<'_>, &Path),
+    depth: Depth,
+    workshop: &Workshop,
+) -> Result<OwnedFd, StepFailure> {
+    match clone_tree(base, path, depth) {
+        Err(refused) if refused.errno() == Some(Errno::INVAL.raw_os_error()) => {
+            let visit = workshop.enter()?;
+            // What is attached elsewhere cannot be placed; then the first answer is the one that says what is wrong.
+            visit.place(base).map_err(|_| refused)?;
+            clone_tree(base, path, depth)
+        }
+        cloned => cloned,
+    }
 }
 
 fn attributes(bits: MountAttributes) -> MountAttrFlags {
@@ -97,11 +117,17 @@ pub(crate) fn memory(tmpfs: &Tmpfs) -> Result<OwnedFd, StepFailure> {
 }
 
 /// One directory over another.
-fn merge(overlay: &Overlay, slots: &Slots, root: Owner) -> Result<OwnedFd, StepFailure> {
+fn merge(overlay: &Overlay, slots: &Slots, container: Container<'_>) -> Result<OwnedFd, StepFailure> {
+    let root = container.root;
     let lower = slots.get(overlay.lower)?;
     let folder = OFlags::PATH | OFlags::DIRECTORY;
     let upper = beneath::open(slots.get(overlay.upper.base)?, &overlay.upper.path, folder)?;
     let work = beneath::open(slots.get(overlay.work.base)?, &overlay.work.path, folder)?;
+    let visit = match overlay.layers {
+        LayerNames::Descriptors => None,
+        LayerNames::Paths => Some(container.workshop.enter()?),
+    };
+    let paths = visit.as_ref().map(|visit| layer_paths(visit, overlay, slots)).transpose()?;
     // Overlayfs works with the credentials of whoever makes it. Dropped when the mount is made.
     let _ids = match overlay.worker {
         OverlayWorker::HostRoot => None,
@@ -109,18 +135,13 @@ fn merge(overlay: &Overlay, slots: &Slots, root: Owner) -> Result<OwnedFd, StepF
     };
     let wrong = |call: &'static str| move |errno| StepFailure::kernel(call, errno);
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("fsopen(overlay)"))?;
-    match overlay.layers {
-        LayerNames::Descriptors => {
+    match &paths {
+        None => {
             fsconfig_set_fd(&context, "lowerdir+", lower).map_err(wrong("fsconfig(overlay, lowerdir+)"))?;
             fsconfig_set_fd(&context, "upperdir", &upper).map_err(wrong("fsconfig(overlay, upperdir)"))?;
             fsconfig_set_fd(&context, "workdir", &work).map_err(wrong("fsconfig(overlay, workdir)"))?;
         }
-        LayerNames::Paths => {
-            let path = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-            let layers =
-                [("lowerdir", path(lower)), ("upperdir", path(upper.as_fd())), ("workdir", path(work.as_fd()))];
-            configure(&context, "overlay", &layers)?;
-        }
+        Some(paths) => configure(&context, "overlay", paths)?,
     }
     let off = ["index", "metacopy", "redirect_dir", "xino"].map(|key| (key, "off".to_owned()));
     configure(&context, "overlay", &off)?;
@@ -135,6 +156,18 @@ fn merge(overlay: &Overlay, slots: &Slots, root: Owner) -> Result<OwnedFd, StepF
         return Err(StepFailure::OverlayReadOnly);
     }
     Ok(mount)
+}
+
+/// An overlay's layers in the workshop; upper and work are of one mount there, as the kernel wants it.
+fn layer_paths(
+    visit: &Visit<'_>,
+    overlay: &Overlay,
+    slots: &Slots,
+) -> Result<[(&'static str, String); 3], StepFailure> {
+    let (below, above) = (visit.place(slots.get(overlay.lower)?)?, visit.place(slots.get(overlay.upper.base)?)?);
+    let path = |path: &Path| path.display().to_string();
+    let (upper, work) = (above.join(&overlay.upper.path), above.join(&overlay.work.path));
+    Ok([("lowerdir", path(&below)), ("upperdir", path(&upper)), ("workdir", path(&work))])
 }
 
 /// A user namespace with nobody in it: a process is made in it, its maps are written, and only its namespace is kept.

@@ -4,6 +4,7 @@
 mod harness;
 
 use harness::{Node, id};
+use insula_plan::host_step::LayerNames;
 use insula_plan::protocol::status::ExitStatus;
 
 #[test]
@@ -26,4 +27,16 @@ fn live_places_are_writable_and_reset_the_root_is_not_and_data_stays() {
     assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "done\n"));
     let (_, output) = node.run(&key, id(3), "ls -d /etc/a /var/a /tmp/a /run/a /data/a 2>/dev/null");
     assert_eq!(output, "/data/a\n");
+}
+
+#[test]
+fn live_layers_named_by_path_as_older_kernels_need_it_work_the_same() {
+    let mut node = Node::start();
+    node.layers = LayerNames::Paths;
+    let key = node.image();
+    let script =
+        "touch /etc/a /var/a && cat /etc/hostname && ls /tmp && grep -c -E 'lowerdir=/tmp/[0-9]+,' /proc/mounts";
+    let (status, output) = node.run(&key, id(4), script);
+    assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "web\n4\n"));
+    node.assert_nothing_left(id(4));
 }

@@ -9,11 +9,15 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
-mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 depmod
 modprobe -a erofs overlay veth loop nf_tables nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_masq nft_nat nft_ct
+# Tests keep their files where users do: on a disk's file system, which can be idmapped and mounted from on each kernel.
+truncate -s 2G /disk
+mkfs.ext4 -q -F -O ^has_journal /disk
+mount -o loop /disk /tmp
+chmod 1777 /tmp
 ip link set lo up
 filter=$(sed -n 's/.*insula.filter=\([^ ]*\).*/\1/p' /proc/cmdline)
 export INSULA_PROGRAM_DIR=/insula INSULA_VM=1 RUST_BACKTRACE=1

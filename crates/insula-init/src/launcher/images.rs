@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use insula_kernel::loop_device::LoopDevice;
 use insula_plan::protocol::launcher::ImageKey;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -88,7 +89,7 @@ impl ImageMounts {
     ///
     /// # Errors
     ///
-    /// The file is no image, or this kernel cannot mount one from a file (before Linux 6.12).
+    /// The file is no image, or this kernel has neither EROFS from files (Linux 6.12) nor loop devices.
     pub(crate) fn mount(&mut self, key: &ImageKey, file: BorrowedFd<'_>) -> Result<(), MountImageError> {
         if !key.is_valid() {
             return Err(MountImageError::Key(key.0.clone()));
@@ -119,10 +120,20 @@ impl ImageMounts {
     }
 }
 
-/// A detached mount of an EROFS file. The source is named by descriptor, so that no path of the host shows in any
-/// container's mount table.
+/// A detached mount of an EROFS file: of the file itself, or, before Linux 6.12, of a loop device that goes away with
+/// the mount.
 fn mount_file(file: BorrowedFd<'_>) -> Result<OwnedFd, MountImageError> {
-    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // The source is named by descriptor, so that no path of the host shows in any container's mount table.
+    match mount_source(&format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Err(MountImageError::Kernel { errno: Errno::NOTBLK, .. }) => {
+            let device = LoopDevice::read_only(file).map_err(kernel("ioctl(LOOP_CONFIGURE)"))?;
+            mount_source(&device.path().to_string_lossy())
+        }
+        mounted => mounted,
+    }
+}
+
+fn mount_source(source: &str) -> Result<OwnedFd, MountImageError> {
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(kernel("fsopen(erofs)"))?;
     fsconfig_set_string(&context, "source", source).map_err(kernel("fsconfig(source)"))?;
     fsconfig_set_flag(&context, "ro").map_err(kernel("fsconfig(ro)"))?;

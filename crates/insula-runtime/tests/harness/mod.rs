@@ -48,6 +48,7 @@ fn programs() -> PathBuf {
 pub(crate) struct Node {
     folder: tempfile::TempDir,
     name: String,
+    pub(crate) layers: LayerNames,
     pub(crate) groups: NodeGroups,
     pub(crate) client: LauncherClient,
     next_file: u32,
@@ -91,7 +92,14 @@ impl Node {
             step.perform(None).unwrap();
         }
         let client = LauncherClient::connect(&run.join("launcher.sock")).unwrap();
-        Self { folder, name, groups, client, next_file: 0 }
+        Self {
+            folder,
+            name,
+            layers: LayerNames::of(&insula_kernel::features::Features::probe()),
+            groups,
+            client,
+            next_file: 0,
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -153,7 +161,7 @@ impl Node {
             volumes: &sources,
             devices: &[],
             streams: MainStreams::Given,
-            host: HostFacts { groups: &self.groups, layers: LayerNames::Descriptors, files_hard: 4096 },
+            host: HostFacts { groups: &self.groups, layers: self.layers, files_hard: 4096 },
         })
         .unwrap();
         let (output, writer) = std::io::pipe().unwrap();
