@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod nfnetlink;
 pub mod page_cache;
 pub mod peer;
+pub mod pidfd_info;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signals;

@@ -48,6 +48,17 @@ impl ExitStatus {
         }
         status.terminating_signal().map(|signal| Self::Signaled(byte(signal)))
     }
+
+    /// From the number that `waitpid` and pidfds give; `None` for a process that only stopped or went on.
+    #[must_use]
+    pub fn from_raw_wait(status: i32) -> Option<Self> {
+        let byte = |value: i32| u8::try_from(value & 0xff).unwrap_or(u8::MAX);
+        match status & 0x7f {
+            0 => Some(Self::Exited(byte(status >> 8))),
+            0x7f => None,
+            signal => Some(Self::Signaled(byte(signal))),
+        }
+    }
 }
 
 /// The end of a process.
@@ -65,6 +76,13 @@ pub struct End {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wait_statuses_are_read_as_the_kernel_writes_them() {
+        assert_eq!(ExitStatus::from_raw_wait(0x700), Some(ExitStatus::Exited(7)));
+        assert_eq!(ExitStatus::from_raw_wait(0x8b), Some(ExitStatus::Signaled(11)));
+        assert_eq!(ExitStatus::from_raw_wait(0x137f), None);
+    }
 
     #[test]
     fn codes_are_the_fields() {
