@@ -52,6 +52,15 @@ pub struct ImageConfig {
     pub checks: Vec<Vec<String>>,
 }
 
+impl ImageConfig {
+    /// Program that is process 1 of a full-init container: the one the image names, else the usual place of one.
+    /// Images that come from plain archives name none.
+    #[must_use]
+    pub fn init_program(&self) -> &str {
+        self.init.as_deref().unwrap_or("/sbin/init")
+    }
+}
+
 /// A command inside the container that exits 0 when the container is healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

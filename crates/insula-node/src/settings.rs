@@ -76,7 +76,7 @@ pub(crate) fn effective_command(spec: &ContainerSpec, config: &ImageConfig) -> V
         None => config.init.is_some() && spec.command.is_empty() && spec.entrypoint.is_none(),
     };
     if full_init {
-        return config.init.iter().cloned().chain(spec.command.iter().cloned()).collect();
+        return std::iter::once(config.init_program().to_owned()).chain(spec.command.iter().cloned()).collect();
     }
     let entrypoint = spec.entrypoint.as_ref().unwrap_or(&config.entrypoint);
     let rest = match (&spec.entrypoint, spec.command.is_empty()) {

@@ -47,14 +47,14 @@ pub(crate) fn image_init(
     config: &ImageConfig,
     console: FdSlot,
 ) -> Result<Exec, PlanStartError> {
-    let init = config.init.as_ref().ok_or(PlanStartError::NoInit)?;
+    let init = config.init_program();
     let mut env: BTreeMap<String, String> = environment(request.name, request.spec, config, true);
     env.insert("container_uuid".to_owned(), request.id.as_uuid().simple().to_string());
-    let mut argv = vec![string("init", init.as_str())?];
+    let mut argv = vec![string("init", init)?];
     for word in &request.spec.command {
         argv.push(string("command", word.as_str())?);
     }
-    let program = Program::Path(string("init", init.as_str())?);
+    let program = Program::Path(string("init", init)?);
     Ok(Exec { program, argv, env: variables(env)?, fds: vec![console; 3] })
 }
 

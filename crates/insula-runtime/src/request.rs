@@ -159,9 +159,6 @@ pub enum PlanStartError {
     /// Neither the container nor its image names a command.
     #[error("container and image name no command; give one after the image")]
     NoCommand,
-    /// The image has no init system.
-    #[error("the image names no init; start it with --init insula and a command")]
-    NoInit,
     /// A user that is none.
     #[error("user of the container")]
     User(#[source] ParseUserError),
