@@ -25,7 +25,8 @@ pub struct Problem {
     pub remedy: Option<String>,
     /// Name of the step of a start that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub step: Option<Box<str>>,
 }
 
 /// Stable error codes. The command's exit code follows from them.

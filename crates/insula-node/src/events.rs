@@ -12,6 +12,17 @@ use tokio::sync::broadcast;
 /// Events that a slow listener may be behind.
 pub(crate) const EVENTS_KEPT: usize = 4_096;
 
+/// What an event is about.
+#[derive(Debug, Clone)]
+pub(crate) struct About<'a> {
+    /// Which kind of object.
+    pub(crate) subject: EventSubject,
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its id, where it has one.
+    pub(crate) id: Option<String>,
+}
+
 /// Takes events and passes them on.
 #[derive(Debug)]
 pub(crate) struct Events {
@@ -27,23 +38,16 @@ impl Events {
     }
 
     /// Passes one event on.
-    pub(crate) fn publish(
-        &self,
-        subject: EventSubject,
-        name: &str,
-        id: Option<String>,
-        action: &str,
-        attributes: &[(&str, String)],
-    ) {
+    pub(crate) fn publish(&self, about: About<'_>, action: &str, attributes: &[(&str, String)]) {
         let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last += 1;
         let event = Event {
             sequence: *last,
             time: Timestamp::now(),
-            subject,
-            name: name.to_owned(),
-            id,
+            subject: about.subject,
+            name: about.name.to_owned(),
+            id: about.id,
             action: action.to_owned(),
             attributes,
         };
@@ -66,7 +70,7 @@ mod tests {
         let events = Events::new();
         let mut listener = events.subscribe();
         for _ in 0..EVENTS_KEPT + 10 {
-            events.publish(EventSubject::Node, "n", None, "x", &[]);
+            events.publish(About { subject: EventSubject::Node, name: "n", id: None }, "x", &[]);
         }
         assert!(matches!(listener.recv().await, Err(broadcast::error::RecvError::Lagged(10))));
         assert_eq!(listener.recv().await.unwrap().sequence, 11);

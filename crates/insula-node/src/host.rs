@@ -101,8 +101,6 @@ pub(crate) struct ExecOrder {
     pub(crate) id: ContainerId,
     /// Its name.
     pub(crate) name: ContainerName,
-    /// Host process id of its process 1.
-    pub(crate) pid: u32,
     /// Its configuration.
     pub(crate) spec: Arc<ContainerSpec>,
     /// The version it runs.

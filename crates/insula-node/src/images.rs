@@ -22,7 +22,7 @@ use insula_model::{Bytes, ImageId};
 use jiff::Timestamp;
 
 use crate::catalog::Catalog;
-use crate::events::Events;
+use crate::events::{About, Events};
 use crate::operations::Progress;
 
 /// Image versions of this node, on the disk.
@@ -57,7 +57,8 @@ impl Images {
     }
 
     fn event(&self, image: &ImageId, action: &str) {
-        self.events.publish(EventSubject::Image, &image.to_string(), None, action, &[]);
+        let about = About { subject: EventSubject::Image, name: &image.to_string(), id: None };
+        self.events.publish(about, action, &[]);
     }
 
     /// Imports `source` as `image`. Blocks.

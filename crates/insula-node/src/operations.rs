@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::events::Events;
+use crate::events::{About, Events};
 
 /// Operations remembered; the oldest that ended goes first.
 const OPERATIONS_KEPT: usize = 512;
@@ -104,7 +104,8 @@ impl Operations {
                 OperationState::Cancelled => "cancelled",
                 OperationState::Failed | OperationState::Running => "failed",
             };
-            events.publish(EventSubject::Operation, &operation.subject, Some(operation.id.to_string()), action, &[]);
+            let id = Some(operation.id.to_string());
+            events.publish(About { subject: EventSubject::Operation, name: &operation.subject, id }, action, &[]);
         });
         Ok(operation)
     }

@@ -61,7 +61,6 @@ async fn until_healthy(
         let order = ExecOrder {
             id: snapshot.record.id,
             name: snapshot.record.name.clone(),
-            pid: snapshot.facts.pid.unwrap_or_default(),
             spec: snapshot.spec.clone(),
             image: image.clone(),
             request: ExecRequest { command: check.command.clone(), ..ExecRequest::default() },

@@ -21,6 +21,7 @@ use crate::container::handle::ContainerHandle;
 use crate::container::lifecycle::{Ask, Force, Found, Wanted};
 use crate::container::record::{Addresses, ContainerRecord};
 use crate::context::Context;
+use crate::events::About;
 
 /// Longest time from a container's end to the moment that the node hears of it.
 const END_HEARD_MAX: Duration = Duration::from_millis(50);
@@ -109,7 +110,8 @@ pub(crate) async fn create_container(
     let handle = driver::spawn(context, Subject { record, facts, found: Found::Created, running: None });
     context.directory.insert(handle.clone());
     let image = [("image", resolved.image.to_string())];
-    context.events.publish(EventSubject::Container, name.as_str(), Some(id.to_string()), "created", &image);
+    let about = About { subject: EventSubject::Container, name: name.as_str(), id: Some(id.to_string()) };
+    context.events.publish(about, "created", &image);
     Ok((handle, resolved))
 }
 

@@ -89,17 +89,16 @@ pub(crate) fn exec_order(
     if request.command.is_empty() {
         return Err(Problem::new(ProblemCode::Invalid, format!("exec in {name} names no command")));
     }
-    let pid = match (snapshot.state, snapshot.facts.pid) {
+    match (snapshot.state, snapshot.facts.pid) {
         (Some(ContainerState::Paused), _) => {
             return Err(conflict("is paused").with_remedy(format!("insula resume {name}")));
         }
-        (Some(_), Some(pid)) => pid,
+        (Some(_), Some(_)) => {}
         _ => return Err(conflict("is not running").with_remedy(format!("insula start {name}"))),
-    };
+    }
     Ok(ExecOrder {
         id: snapshot.record.id,
         name: name.clone(),
-        pid,
         spec: snapshot.spec.clone(),
         image: snapshot.facts.image.clone().unwrap_or_else(|| snapshot.record.image.clone()),
         streams: streams(request.terminal.is_some()),

@@ -60,8 +60,11 @@ pub(super) async fn receive<M: DeserializeOwned>(socket: &AsyncFd<OwnedFd>) -> R
     }
 }
 
+/// Bytes of a packet and its descriptors.
+type Packet = (Vec<u8>, Vec<OwnedFd>);
+
 /// One packet and its descriptors; `None` when it is too large.
-fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+fn try_receive(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

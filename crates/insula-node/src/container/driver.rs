@@ -25,6 +25,7 @@ use super::lifecycle::{
 use super::record::ContainerRecord;
 use super::snapshot::Snapshot;
 use crate::context::Context;
+use crate::events::About;
 use crate::host::{Exit, StartOrder, Started, Streams};
 use crate::settings::Change;
 use crate::store::CommitError;
@@ -625,13 +626,9 @@ impl Driver {
 
     fn event(&self, action: &str, attributes: &[(&str, String)]) {
         let record = &self.record;
-        self.context.events.publish(
-            EventSubject::Container,
-            record.name.as_str(),
-            Some(record.id.to_string()),
-            action,
-            attributes,
-        );
+        let about =
+            About { subject: EventSubject::Container, name: record.name.as_str(), id: Some(record.id.to_string()) };
+        self.context.events.publish(about, action, attributes);
     }
 
     fn note(&self, result: Result<(), Problem>) {

@@ -218,7 +218,7 @@ impl Machine {
     fn next(&mut self, choice: u8) -> Option<Input> {
         if self.starting {
             self.starting = false;
-            self.running = choice % 4 != 0;
+            self.running = !choice.is_multiple_of(4);
             return Some(Input::StartEnded(if self.running { Ok(()) } else { Err(()) }));
         }
         if self.sweeping {

@@ -22,7 +22,7 @@ pub(super) fn failure_problem(failure: &Failure) -> Problem {
         }
     };
     let mut problem = Problem::new(code, failure.to_string());
-    problem.step.clone_from(&failure.step);
+    problem.step = failure.step.as_deref().map(Into::into);
     problem
 }
 
