@@ -12,18 +12,20 @@ use crate::failure::{StepFailure, TargetProblem};
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(NO_LINKS);
 /// The same for absolute paths, which begin at `root`.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(NO_LINKS);
+/// A link at the end of the way is refused too, but only without `O_NOFOLLOW`: together with `O_PATH` that flag asks for
+/// the link itself, and these flags then let it through.
 const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 
 /// Opens `path` below `base`; `base` itself when it is empty.
 pub(crate) fn open(base: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, StepFailure> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    rustix::fs::openat2(base, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH)
+    rustix::fs::openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
         .map_err(|errno| explain(path, errno))
 }
 
 /// Opens an absolute path of the root directory `root`.
 pub(crate) fn open_target(root: BorrowedFd<'_>, target: &str, flags: OFlags) -> Result<OwnedFd, StepFailure> {
-    rustix::fs::openat2(root, target, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), IN_ROOT)
+    rustix::fs::openat2(root, target, flags | OFlags::CLOEXEC, Mode::empty(), IN_ROOT)
         .map_err(|errno| explain(Path::new(target), errno))
 }
 

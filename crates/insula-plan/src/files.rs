@@ -33,7 +33,7 @@ pub(crate) fn perform(step: &FileStep, slots: &Slots) -> Result<(), StepFailure>
             own(folder.as_fd(), name, *owner).map_err(wrong)
         }
         FileStep::Like { model, at } => {
-            let model = beneath::open(slots.get(model.base)?, &model.path, OFlags::PATH)?;
+            let model = beneath::open(slots.get(model.base)?, &model.path, OFlags::PATH | OFlags::DIRECTORY)?;
             let changed = beneath::open(slots.get(at.base)?, &at.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
             let wrong = |errno| StepFailure::kernel(format!("fchown({})", at.path.display()), errno);
             let found = rustix::fs::fstat(&model).map_err(wrong)?;

@@ -52,7 +52,7 @@ impl Inside<'_> {
             InsideStep::Attach { mount, target, missing } => self.attach_slot(*mount, target, *missing),
             InsideStep::Mount { filesystem, options, attributes, target } => {
                 let mount = new_mount(*filesystem, options, *attributes)?;
-                let place = beneath::open_target(self.root()?, target, OFlags::PATH)?;
+                let place = beneath::open_target(self.root()?, target, OFlags::PATH | OFlags::DIRECTORY)?;
                 attach(mount.as_fd(), place.as_fd(), target)
             }
             InsideStep::Mask { target } => self.mask(target),

@@ -134,7 +134,7 @@ pub(crate) fn place_steps(
             }
             PlaceContent::Defaults => {
                 steps.memory(memory, place_memory(request, place, PLACE));
-                let overlay = overlay_place(request, slots, (root.image, memory, relative), steps);
+                let overlay = overlay_place(request, slots, (root, memory, relative), steps);
                 steps.attach(overlay, &place.path, Missing::Refuse);
                 if place.path == "/etc" {
                     etc = Some(EtcPlace { at: At::new(memory, "u"), owner: range_root(request) });
@@ -155,16 +155,16 @@ fn place_memory(request: &StartRequest<'_>, place: &Place, attributes: MountAttr
 fn overlay_place(
     request: &StartRequest<'_>,
     slots: &mut SlotAllocator,
-    (image, memory, relative): (FdSlot, FdSlot, &str),
+    (root, memory, relative): (RootSlots, FdSlot, &str),
     steps: &mut Steps,
 ) -> FdSlot {
     let (lower, overlay) = (slots.make(), slots.make());
     let owner = range_root(request);
-    steps.mount(shifted(At::new(image, relative), MountAttributes::READ_ONLY.and(PLACE), lower));
+    steps.mount(shifted(At::new(root.image, relative), MountAttributes::READ_ONLY.and(PLACE), lower));
     for name in ["u", "w"] {
         steps.file(FileStep::Dir { at: At::new(memory, name), mode: 0o700, owner });
     }
-    steps.file(FileStep::Like { model: At::root(lower), at: At::new(memory, "u") });
+    steps.file(FileStep::Like { model: At::new(root.shifted, relative), at: At::new(memory, "u") });
     steps.mount(MountStep::Overlay {
         overlay: Overlay {
             lower,

@@ -3,6 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use super::process::SpawnFailure;
+use crate::failure::StepFailure;
 
 /// Longest chain that is sent; what is deeper is cut.
 const CHAIN_LENGTH_MAX: usize = 16;
@@ -75,7 +76,7 @@ impl Failure {
     }
 
     /// A failure from an error and its causes. `errno` of the innermost cause is found if that is an
-    /// [`Errno`](rustix::io::Errno) or an [`io::Error`](std::io::Error).
+    /// [`Errno`](rustix::io::Errno), an [`io::Error`](std::io::Error), or a step's failure that holds one.
     #[must_use]
     pub fn from_error(kind: FailureKind, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut chain = Vec::new();
@@ -87,6 +88,9 @@ impl Failure {
             }
             if let Some(found) = error.downcast_ref::<rustix::io::Errno>() {
                 errno = Some(found.raw_os_error());
+            } else if let Some(found) = error.downcast_ref::<StepFailure>() {
+                // One that crossed from another process carries the number, not its type.
+                errno = found.errno().or(errno);
             } else if let Some(found) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
                 errno = Some(found);
             }
