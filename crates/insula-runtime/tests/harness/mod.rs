@@ -30,9 +30,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const ID_BASE: u32 = 1 << 28;
 
 /// Programs of busybox that images have.
-const APPLETS: [&str; 16] = [
+const APPLETS: [&str; 19] = [
     "sh", "cat", "id", "ls", "mount", "touch", "hostname", "true", "sleep", "grep", "stat", "readlink", "kill", "ln",
-    "mkdir", "head",
+    "mkdir", "head", "cp", "chmod", "mknod",
 ];
 
 /// Beside the test programs, where cargo puts what it builds.
@@ -100,6 +100,11 @@ impl Node {
             client,
             next_file: 0,
         }
+    }
+
+    /// Goes away and comes back, as a daemon that is replaced.
+    pub(crate) fn reconnect(&mut self) {
+        self.client = LauncherClient::connect(&self.path("run/launcher.sock")).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
