@@ -1,0 +1,147 @@
+//! The daemon on a real machine: killed at any moment, its servants killed, names and questions about containers.
+#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
+
+use std::process::Stdio;
+
+use insula_testkit::{Node, eventually};
+use rustix::process::{Signal, kill_process};
+
+fn node() -> Node {
+    let node = Node::start();
+    node.import_busybox();
+    node
+}
+
+/// Names of the containers that `list` shows with these options.
+fn names(node: &Node, options: &[&str]) -> Vec<String> {
+    let list = node.json(["list"].iter().chain(options));
+    let name = |container: &serde_json::Value| container["name"].as_str().unwrap().to_owned();
+    list.as_array().unwrap().iter().map(name).collect()
+}
+
+#[test]
+fn live_a_killed_daemon_loses_nothing() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "stays", "busybox", "sleep", "600"]);
+    node.ok(["run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 0.3; exit 5"]);
+    let foreground = node
+        .insula(["run", "--rm", "--name", "front", "busybox", "sh", "-c", "sleep 1; echo done; exit 9"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the foreground container runs", || {
+        names(&node, &["--filter", "state=running"]).contains(&"front".to_owned()).then_some(())
+    });
+    let before = node.show("stays");
+    node.kill_daemon();
+    // The foreground client needs no daemon to see the end.
+    let ended = foreground.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(9), b"done\n".as_slice()));
+    node.start_daemon();
+    let after = node.show("stays");
+    for key in ["id", "pid", "state", "image", "address", "uid_base", "started", "cgroup"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    node.wait_for_state("ends", "stopped");
+    assert_eq!(node.show("ends")["exit_code"], 5);
+    assert_eq!(node.ok(["exec", "stays", "echo", "hello"]).text(), "hello");
+    eventually("the foreground container is gone", || (names(&node, &[]).len() == 2).then_some(()));
+    node.ok(["delete", "--force", "stays", "ends"]);
+}
+
+#[test]
+fn live_a_daemon_killed_while_containers_start_finishes_or_undoes_them() {
+    let mut node = node();
+    for round in 0..5 {
+        let mut clients: Vec<_> = (0..8)
+            .map(|number| {
+                let name = format!("c{round}-{number}");
+                let mut client = node.insula(["run", "-d", "--name", &name, "busybox", "sleep", "600"]);
+                client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            })
+            .collect();
+        eventually("some containers run", || {
+            (names(&node, &["--filter", "state=running"]).len() > round).then_some(())
+        });
+        node.kill_daemon();
+        for client in &mut clients {
+            client.wait().unwrap();
+        }
+        node.start_daemon();
+        for name in names(&node, &[]) {
+            let state = node.show(&name)["state"].as_str().unwrap().to_owned();
+            match state.as_str() {
+                "running" => assert_eq!(node.ok(["exec", &name, "echo", "up"]).text(), "up", "{name}"),
+                "created" | "stopped" => {}
+                other => panic!("{name} is {other} after the daemon was killed"),
+            }
+        }
+        let words = ["delete", "--force"].into_iter().map(str::to_owned).chain(names(&node, &[]));
+        node.ok(words.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn live_a_killed_launcher_and_a_killed_keeper_are_replaced() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "logs", "busybox", "sh", "-c", "while :; do date +%s.%N; sleep 0.05; done"]);
+    node.ok(["run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 1; exit 6"]);
+    for servant in ["insula-launcher", "insula-keeper"] {
+        let old = node.servant(servant).unwrap();
+        kill_process(old, Signal::KILL).unwrap();
+        eventually("another one has its place", || node.servant(servant).filter(|now| *now != old));
+        assert_eq!(node.ok(["exec", "logs", "echo", "hello"]).text(), "hello");
+        eventually("starts work again", || {
+            (node.run(["run", "--rm", "busybox", "echo", "new"]).code == 0).then_some(())
+        });
+    }
+    node.wait_for_state("ends", "stopped");
+    assert_eq!(node.show("ends")["exit_code"], 6);
+    let seen = lines_of_log(&node);
+    eventually("the log goes on", || (lines_of_log(&node) > seen).then_some(()));
+    node.ok(["delete", "--force", "logs", "ends"]);
+}
+
+/// How many lines the container `logs` wrote.
+fn lines_of_log(node: &Node) -> usize {
+    node.ok(["logs", "logs"]).stdout.lines().count()
+}
+
+#[test]
+fn live_a_second_daemon_is_refused_and_told_the_first() {
+    let node = node();
+    let (state, run) = (node.state_dir(), node.run_dir());
+    let (state, run) = (state.to_str().unwrap(), run.to_str().unwrap());
+    let second = node.run(["node", "run", "--name", node.name(), "--state-dir", state, "--run-dir", run]);
+    assert_eq!(second.code, 1);
+    let pid = format!("process {}", node.daemon_pid().as_raw_nonzero());
+    assert!(second.stderr.contains(&pid), "{}", second.stderr);
+}
+
+#[test]
+fn live_a_name_is_free_when_the_foreground_command_returned() {
+    let node = node();
+    for _ in 0..20 {
+        node.ok(["run", "--rm", "--name", "same", "busybox", "true"]);
+    }
+}
+
+#[test]
+fn live_containers_are_told_by_process_address_path_and_group() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "who", "-p", "127.0.0.1:38127:80", "busybox", "sleep", "600"]);
+    let shown = node.show("who");
+    let (pid, gid) = (shown["pid"].to_string(), (shown["uid_base"].as_u64().unwrap() + 33).to_string());
+    let questions = [
+        ["--pid", &pid],
+        ["--address", shown["address"].as_str().unwrap()],
+        ["--address", "127.0.0.1:38127"],
+        ["--path", shown["data_path"].as_str().unwrap()],
+        ["--gid", &gid],
+    ];
+    for [option, value] in questions {
+        assert_eq!(node.json(["whois", option, value])["name"], "who", "{option} {value}");
+    }
+    node.fails(3, ["whois", "--pid", "1"]);
+    node.ok(["delete", "--force", "who"]);
+}
