@@ -62,13 +62,13 @@ impl Leftovers {
             }
         }
         for mount in self.mounts.iter().rev() {
-            let _ = Command::new("umount").args(["--lazy", mount]).status();
+            run_quietly("umount", &["--lazy", mount]);
         }
         for link in &self.links {
-            let _ = Command::new("ip").args(["link", "delete", link]).status();
+            run_quietly("ip", &["link", "delete", link]);
         }
         for (family, name) in &self.tables {
-            let _ = Command::new("nft").args(["delete", "table", family, name]).status();
+            run_quietly("nft", &["delete", "table", family, name]);
         }
         // From the leaves up; a group whose processes are only just ending needs another try.
         for cgroup in self.cgroups.iter().rev() {
@@ -100,6 +100,11 @@ impl fmt::Display for Leftovers {
     }
 }
 
+/// What it is to remove may have gone by itself this moment; what stays is seen by the next look.
+fn run_quietly(program: &str, words: &[&str]) {
+    let _ = Command::new(program).args(words).stderr(std::process::Stdio::null()).status();
+}
+
 fn read(path: impl AsRef<Path>) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
@@ -108,9 +113,11 @@ fn entries(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
 }
 
-/// In the node's control groups, or with the node's directory in the command line. This process is never one.
+/// In the node's control groups, with the node's directory in the command line, or listening on a socket in it. This
+/// process is never one.
 fn processes(owned: &Owned) -> BTreeSet<(i32, String)> {
     let directory = owned.directory.to_string_lossy();
+    let sockets = sockets_below(&directory);
     let group = format!("/insula.slice/{}", owned.name);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let of = |folder: &Path| {
@@ -121,9 +128,29 @@ fn processes(owned: &Owned) -> BTreeSet<(i32, String)> {
         });
         // One that has ended and waits for its parent is no leftover: its parent is.
         let dead = read(folder.join("stat")).rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-        (pid != own && !dead && (in_group || command.contains(directory.as_ref()))).then_some((pid, command))
+        if pid == own || dead {
+            return None;
+        }
+        let is_own = in_group || command.contains(directory.as_ref()) || holds_one_of(folder, &sockets);
+        is_own.then_some((pid, command))
     };
     entries("/proc").filter_map(|folder| of(&folder)).collect()
+}
+
+/// Descriptors' targets of the sockets that are bound below `directory`, as `socket:[4711]`.
+fn sockets_below(directory: &str) -> BTreeSet<String> {
+    let text = read("/proc/net/unix");
+    let bound = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let path = words.get(7).filter(|path| path.starts_with(directory));
+        path.and(words.get(6)).map(|inode| format!("socket:[{inode}]"))
+    });
+    bound.collect()
+}
+
+fn holds_one_of(process: &Path, sockets: &BTreeSet<String>) -> bool {
+    let target = |fd: PathBuf| std::fs::read_link(fd).ok().map(|target| target.to_string_lossy().into_owned());
+    !sockets.is_empty() && entries(process.join("fd")).filter_map(target).any(|target| sockets.contains(&target))
 }
 
 fn mounts(owned: &Owned) -> Vec<String> {

@@ -17,6 +17,7 @@ mod host;
 mod node;
 mod programs;
 mod report;
+mod screen;
 
 pub use busybox::{BUSYBOX, archive};
 pub use finished::{Finished, run_bounded};
@@ -24,6 +25,7 @@ pub use host::{Leftovers, Owned};
 pub use node::{Node, NodeOptions};
 pub use programs::{program, require_root};
 pub use report::{ProbeMount, ProbeReport};
+pub use screen::Screen;
 
 use std::time::{Duration, Instant};
 

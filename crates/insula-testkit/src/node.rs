@@ -38,6 +38,8 @@ pub struct NodeOptions {
 pub struct Node {
     owned: Owned,
     daemon: Option<Child>,
+    /// Where the daemon says that it is ready, and that it ends.
+    notify: UnixDatagram,
 }
 
 impl Node {
@@ -63,7 +65,9 @@ impl Node {
         let name = format!("insulat{}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = PathBuf::from("/tmp").join(&name);
         std::fs::create_dir(&directory).unwrap();
-        let mut node = Self { owned: Owned { name, directory }, daemon: None };
+        let notify = UnixDatagram::bind(directory.join("notify.sock")).unwrap();
+        notify.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut node = Self { owned: Owned { name, directory }, daemon: None, notify };
         let mut config = String::from("log = \"debug\"\n");
         config.push_str(&options.config);
         std::fs::write(node.owned.directory.join("node.toml"), config).unwrap();
@@ -108,11 +112,10 @@ impl Node {
     /// It runs already, or did not become ready.
     pub fn start_daemon(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        let notify_path = self.owned.directory.join("notify.sock");
-        // Left by an earlier start.
-        let _ = std::fs::remove_file(&notify_path);
-        let notify = UnixDatagram::bind(&notify_path).unwrap();
-        notify.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        // What an earlier daemon said is of no meaning for the next.
+        self.notify.set_nonblocking(true).unwrap();
+        while self.notify.recv(&mut [0; 16]).is_ok() {}
+        self.notify.set_nonblocking(false).unwrap();
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = Command::new(program("insula"))
             .args(["node", "run", "--name", self.name(), "--config"])
@@ -123,7 +126,7 @@ impl Node {
             .arg(self.run_dir())
             .arg("--socket")
             .arg(self.socket())
-            .env("NOTIFY_SOCKET", &notify_path)
+            .env("NOTIFY_SOCKET", self.owned.directory.join("notify.sock"))
             .env_remove("INSULA_SOCKET")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -134,7 +137,7 @@ impl Node {
         let deadline = Instant::now() + PATIENCE;
         let mut message = [0; 4096];
         loop {
-            match notify.recv(&mut message) {
+            match self.notify.recv(&mut message) {
                 Ok(length) if message[..length].windows(7).any(|words| words == b"READY=1") => return,
                 _ => {}
             }

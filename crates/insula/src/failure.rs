@@ -168,11 +168,15 @@ impl Failure {
     /// All causes in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        let links: Vec<String> = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source())
-            .map(ToString::to_string)
-            .collect();
-        links.join(": ")
+        chain(self)
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let links: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    links.join(": ")
 }
 
 #[cfg(test)]

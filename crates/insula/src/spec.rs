@@ -7,7 +7,7 @@ use insula_api::CreateContainer;
 use insula_model::{ContainerSpec, HealthCheck, LogMode, VolumeMount};
 
 use crate::args::SpecArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::values::{KeyValue, Variable, milliseconds, split_words};
 
 /// Milliseconds from one health check to the next when the command line names the check.
@@ -94,6 +94,9 @@ pub fn create_request(
     spec.resources.cpu_limit = args.limits.cpus;
     spec.resources.pids_limit = args.limits.pids_limit;
     spec.resources.ulimits = args.limits.ulimit;
+    for KeyValue { key, value } in &args.settings {
+        spec.apply(key, value).map_err(|error| Failure::argument(format!("--set {key}={value}"), chain(&error)))?;
+    }
     if lifetime == Lifetime::Removed && spec.restart != insula_model::RestartPolicy::No {
         return Err(Failure::argument("--rm", "a container that is deleted when it ends cannot have --restart"));
     }
@@ -316,6 +319,17 @@ mod tests {
     fn a_restart_policy_and_removal_contradict_each_other() {
         assert_eq!(request(&["--rm", "--restart", "always", "x"]).unwrap_err().exit_code(), 2);
         assert!(request(&["--restart", "on-failure:3", "x"]).is_ok());
+    }
+
+    #[test]
+    fn settings_go_over_options() {
+        let spec =
+            request(&["--memory", "1GiB", "--set", "memory.limit=64MiB", "--set", "label.a=b", "i"]).unwrap().spec;
+        assert_eq!(spec.resources.memory_limit, Some(insula_model::Bytes::mib(64)));
+        assert_eq!(spec.labels["a"], "b");
+        let failure = request(&["--set", "memroy.limit=1", "i"]).unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.chain().contains("memory.limit"), "{}", failure.chain());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Verbs on containers that exist.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -215,8 +216,21 @@ pub struct WhoisArgs {
     pub gid: Option<u32>,
 }
 
+/// Every setting, a line each.
+fn settings_help() -> String {
+    let mut text =
+        String::from("Settings; an empty value takes one away. Those with * act at once, others at the next start:\n");
+    for setting in insula_model::SETTINGS {
+        let mark = if setting.effect == insula_model::Effect::Live { '*' } else { ' ' };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n{mark} {:<18} {}", setting.key, setting.help);
+    }
+    text
+}
+
 /// `insula set`
 #[derive(Debug, Args)]
+#[command(after_long_help = settings_help())]
 pub struct SetArgs {
     /// Container, by name or id
     #[arg(value_name = "NAME")]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::args::NodeRunArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::render::{Cell, Table, tell_failure};
 
 /// `node run`: until it is told to end.
@@ -17,12 +17,6 @@ pub(super) fn run(args: NodeRunArgs, socket: Option<PathBuf>) -> Result<u8, Fail
     let config = insula_node::Config::load(config.as_deref(), overrides)
         .map_err(|error| Failure::argument("node run", chain(&error)))?;
     insula_node::run(config).map(|()| 0).map_err(|error| Failure::Node(Box::new(error)))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let links: Vec<String> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    links.join(": ")
 }
 
 /// Versions of both sides.

@@ -1,12 +1,10 @@
 //! Commands whose standard streams are the user's: `run`, `exec`, `shell`, `attach`, `start --attach`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use hyper::Method;
 use insula_api::{
     AttachToken, ContainerView, CreateContainer, CreatedContainer, CreatedExec, ExecRequest, KillRequest, ProblemCode,
-    SetRequest, StartRequest, paths,
+    StartRequest, paths,
 };
 use insula_model::LogMode;
 use serde::Deserialize;
@@ -18,7 +16,6 @@ use crate::failure::Failure;
 use crate::foreground::{self, ForegroundError, Happening, Input, Outputs, Stdio, Streams, Subject, window_size};
 use crate::render::{Cell, Table, tell};
 use crate::spec::{Lifetime, Surroundings, create_request, environment};
-use crate::values::KeyValue;
 
 /// Shells that `shell` looks for, best first.
 const SHELLS: [&str; 2] = ["/bin/bash", "/bin/sh"];
@@ -43,9 +40,8 @@ enum Terminal<'a> {
 
 /// `run`
 pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
-    let RunArgs { rm, detach, detach_keys, mut spec } = args;
+    let RunArgs { rm, detach, detach_keys, spec } = args;
     let input = if spec.interactive { Input::Passed } else { Input::Absent };
-    let settings = settings(std::mem::take(&mut spec.settings));
     let request = with_surroundings(|around| create_request(spec, rm.into(), around))?;
     let terminal = match (request.spec.tty, request.spec.log) {
         (true, _) => Terminal::Pty(&detach_keys),
@@ -53,43 +49,20 @@ pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<u8, Fail
         (false, LogMode::Discarded) => Terminal::None(Outputs::Direct),
     };
     if detach {
-        return run_detached(session, request, settings).await;
+        let created = post(session, &CreateContainer { start: true, ..request }).await?;
+        return print_created(session, &created);
     }
-    let created = create_and_set(session, CreateContainer { attach: true, ..request }, settings).await?;
+    let created = post(session, &CreateContainer { attach: true, ..request }).await?;
     let token = created.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
     follow(session, created.name.as_str(), &token, (input, terminal), Subject::Container).await
 }
 
-async fn run_detached(
-    session: &mut Session,
-    request: CreateContainer,
-    settings: BTreeMap<String, String>,
-) -> Result<u8, Failure> {
-    if settings.is_empty() {
-        let created = create_and_set(session, CreateContainer { start: true, ..request }, settings).await?;
-        return print_created(session, &created);
-    }
-    if request.remove {
-        return Err(Failure::argument("--set", "cannot be used with --rm and --detach together"));
-    }
-    let created = create_and_set(session, request, settings).await?;
-    let started: Started =
-        session.client.post(&verb_path(created.name.as_str(), "start"), &StartRequest::default()).await?;
-    warn(&started.warnings);
-    print_created(session, &created)
-}
-
 /// `create`
 pub(super) async fn create(session: &mut Session, args: CreateArgs) -> Result<u8, Failure> {
-    let CreateArgs { rm, mut spec } = args;
-    let settings = settings(std::mem::take(&mut spec.settings));
+    let CreateArgs { rm, spec } = args;
     let request = with_surroundings(|around| create_request(spec, Lifetime::from(rm), around))?;
-    let created = create_and_set(session, request, settings).await?;
+    let created = post(session, &request).await?;
     print_created(session, &created)
-}
-
-fn settings(pairs: Vec<KeyValue>) -> BTreeMap<String, String> {
-    pairs.into_iter().map(|pair| (pair.key, pair.value)).collect()
 }
 
 fn with_surroundings<T>(make: impl FnOnce(&Surroundings<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
@@ -99,23 +72,9 @@ fn with_surroundings<T>(make: impl FnOnce(&Surroundings<'_>) -> Result<T, Failur
     make(&Surroundings { variable: &variable, directory: &directory })
 }
 
-/// Creates, and applies settings before anything is started; a refused setting leaves no container behind.
-async fn create_and_set(
-    session: &mut Session,
-    request: CreateContainer,
-    settings: BTreeMap<String, String>,
-) -> Result<CreatedContainer, Failure> {
-    let created: CreatedContainer = session.client.post(paths::CONTAINERS, &request).await?;
+async fn post(session: &mut Session, request: &CreateContainer) -> Result<CreatedContainer, Failure> {
+    let created: CreatedContainer = session.client.post(paths::CONTAINERS, request).await?;
     warn(&created.warnings);
-    if !settings.is_empty() {
-        let path = container_path(created.name.as_str());
-        let set = session.client.call::<_, IgnoredAny>(Method::PATCH, &path, Some(&SetRequest { settings })).await;
-        if let Err(error) = set {
-            // The setting is what the user has to hear of; what is left of the container is swept by the node.
-            let _ = session.client.call::<(), IgnoredAny>(Method::DELETE, &path, None).await;
-            return Err(error.into());
-        }
-    }
     Ok(created)
 }
 

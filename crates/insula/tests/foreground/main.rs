@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 
 use fake_node::FakeNode;
 
-/// Longest that a command may take here.
-const COMMAND_WAIT: Duration = Duration::from_secs(20);
-
 fn output(mut command: Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.wait_with_output().unwrap()
@@ -21,15 +18,6 @@ fn output(mut command: Command) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits until `condition` holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + COMMAND_WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

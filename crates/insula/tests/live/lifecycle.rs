@@ -1,0 +1,90 @@
+//! The life of a container from the command line, and what is left of it.
+
+use insula_testkit::{Leftovers, Node};
+
+#[test]
+fn live_a_removed_run_leaves_nothing() {
+    let node = Node::start();
+    node.import_busybox();
+    // The first start mounts the image, which stays mounted.
+    node.ok(["run", "--rm", "busybox", "true"]);
+    insula_testkit::eventually("the first container is gone", || {
+        node.ok(["list", "-q"]).text().is_empty().then_some(())
+    });
+    let before = node.on_host();
+    node.ok(["run", "--rm", "busybox", "true"]);
+    let _ = node.run(["run", "--rm", "busybox", "no-such-program"]).with_code(127);
+    assert!(node.json(["list"]).as_array().unwrap().is_empty());
+    let after = node.on_host();
+    let shown = |left: &Leftovers| left.to_string();
+    assert_eq!(shown(&after), shown(&before));
+}
+
+#[test]
+fn live_a_container_lives_as_the_contract_says() {
+    let node = Node::start();
+    node.import_busybox();
+    let created = node.ok(["create", "--name", "web", "--label", "tier=front", "busybox", "sleep", "1000"]);
+    assert_eq!(created.text(), "web");
+    assert_eq!(node.show("web")["state"], "created");
+    assert_eq!(node.ok(["start", "web"]).text(), "web");
+    let shown = node.show("web");
+    assert_eq!((&shown["state"], &shown["image"]), (&"running".into(), &"busybox@1".into()));
+    for key in ["name", "id", "pid", "address", "created", "started", "uid_base", "cgroup"] {
+        assert!(!shown[key].is_null(), "{key}: {shown}");
+    }
+    for key in ["previous_image", "exit_code"] {
+        assert!(shown.as_object().unwrap().contains_key(key), "{key}");
+    }
+    assert!(node.fails(4, ["create", "--name", "web", "busybox"]).contains("web"));
+    assert!(node.fails(4, ["delete", "web"]).contains("web"));
+    node.ok(["pause", "web"]);
+    assert_eq!(node.show("web")["state"], "paused");
+    node.ok(["resume", "web"]);
+    assert_eq!(node.ok(["list", "-q", "--filter", "label=tier:front"]).text(), "web");
+    assert_eq!(node.ok(["list", "-q", "--filter", "state=stopped"]).text(), "");
+    node.ok(["rename", "web", "site"]);
+    node.ok(["stop", "-t", "1", "site"]);
+    let stopped = node.show("site");
+    assert_eq!((&stopped["state"], &stopped["pid"]), (&"stopped".into(), &serde_json::Value::Null));
+    assert_eq!(node.ok(["wait", "site"]).text(), stopped["exit_code"].to_string());
+    node.ok(["restart", "site"]);
+    assert_eq!(node.show("site")["state"], "running");
+    node.ok(["kill", "site"]);
+    node.ok(["wait", "site"]);
+    assert_eq!(node.show("site")["exit_code"], 137);
+    assert_eq!(node.ok(["delete", "site"]).text(), "site");
+    assert!(node.json(["list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn live_several_names_are_done_and_a_part_is_8() {
+    let node = Node::start();
+    node.import_busybox();
+    for name in ["a", "b"] {
+        node.ok(["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
+    }
+    assert!(node.fails(8, ["delete", "--force", "a", "missing", "b"]).contains("missing"));
+    assert!(node.json(["list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn live_settings_on_the_command_line_act_on_the_first_start() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "--set", "memory.limit=64MiB", "busybox", "sleep", "1000"]);
+    assert_eq!(node.show("c")["usage"]["memory_limit_bytes"], 64 * 1024 * 1024);
+    let _ = node.fails(2, ["create", "--name", "d", "--set", "no.such=1", "busybox"]);
+    assert_eq!(node.ok(["list", "-q"]).text(), "c");
+}
+
+#[test]
+fn live_the_probe_sees_the_options_of_a_run() {
+    let node = Node::start();
+    node.import_busybox();
+    let report = node.probe_run(&["-e", "A=b", "-w", "/tmp", "-u", "web", "--hostname", "h"]);
+    assert_eq!((report.env["A"].as_str(), report.cwd.as_str(), report.hostname.as_str()), ("b", "/tmp", "h"));
+    assert_eq!(report.uid, [33; 4]);
+    assert_eq!(report.fds.keys().copied().collect::<Vec<u32>>(), [0, 1, 2], "{:?}", report.fds);
+    assert_eq!(report.seccomp, 2);
+}
