@@ -1,0 +1,62 @@
+//! Figures against a kernel floor and peers, measured side by side in one run: `make bench [NAME=…]`.
+//!
+//! Machines and hours differ by a factor of two and more, so no figure stands alone: each program here runs ours and
+//! its reference in turn and prints the ratio, as a table and as one JSON line per figure.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+mod density;
+mod exec;
+mod figure;
+mod import;
+mod memory;
+mod peers;
+mod rounds;
+mod stage;
+mod start;
+mod switch;
+
+use std::process::ExitCode;
+
+use stage::Stage;
+
+/// A benchmark: what it is called, what it measures.
+type Bench = (&'static str, fn(&Stage) -> Result<Vec<figure::Figure>, Box<dyn std::error::Error>>);
+
+const BENCHES: [Bench; 6] = [
+    ("start", start::run),
+    ("exec", exec::run),
+    ("switch", switch::run),
+    ("memory", memory::run),
+    ("density", density::run),
+    ("import", import::run),
+];
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !BENCHES.iter().any(|(known, _)| known == name)) {
+        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        eprintln!("bench: `{unknown}` is unknown; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    match run(&wanted) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(wanted: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+    let stage = Stage::set()?;
+    for (name, bench) in BENCHES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name))
+    {
+        println!("── {name}");
+        let figures = bench(&stage)?;
+        print!("{}", figure::table(&figures));
+        for figure in &figures {
+            println!("{}", figure.json());
+        }
+    }
+    Ok(())
+}

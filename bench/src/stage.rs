@@ -1,0 +1,191 @@
+//! What every benchmark stands on: a node of its own with one small image, the floor program, the image mounted for it.
+//!
+//! All but the node's state, which has to be on disk, lives in a folder in memory; both are removed at the end.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Names a folder with other programs than those of `make build`.
+const PROGRAMS: &str = "INSULA_PROGRAMS";
+
+/// Longest time that the daemon may take to answer.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Setting the stage failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    /// A helper program failed.
+    #[error("{program}: {outcome}")]
+    Helper { program: String, outcome: String },
+    /// The programs under test were not built.
+    #[error("{} is missing; run make build", .0.display())]
+    NotBuilt(PathBuf),
+    /// The daemon does not answer.
+    #[error("the node did not answer within {READY_WITHIN:?}; its log:\n{log}")]
+    NotReady { log: String },
+    /// A file could not be made.
+    #[error("{what}")]
+    File {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running node with the image `bench@1`, and the floor program with the same image mounted.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    folder: TempDir,
+    state: TempDir,
+    programs: PathBuf,
+    daemon: Child,
+}
+
+impl Stage {
+    /// Compiles the floor program, makes the image, starts the node.
+    pub(crate) fn set() -> Result<Self, Box<dyn std::error::Error>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default();
+        let programs = programs(&root)?;
+        let folder = tempfile::Builder::new().prefix("insula-bench-").tempdir_in("/dev/shm")?;
+        // The kernel mounts images from files of a file system on disk.
+        let state = tempfile::Builder::new().prefix("insula-bench-").tempdir_in("/var/tmp")?;
+        let at = |name: &str| folder.path().join(name);
+        run(Command::new("cc").args(["-O2", "-o"]).arg(at("floor")).arg(root.join("bench/floor/floor.c")))?;
+        make_root(&at("root"))?;
+        run(Command::new("tar")
+            .arg("--create")
+            .arg("--file")
+            .arg(at("root.tar"))
+            .arg("--directory")
+            .arg(at("root"))
+            .arg("."))?;
+        run(Command::new("mkfs.erofs").arg("--quiet").arg(at("floor.erofs")).arg(at("root")))?;
+        std::fs::create_dir(at("image"))?;
+        run(Command::new("mount").args(["-t", "erofs", "-o", "loop,ro"]).arg(at("floor.erofs")).arg(at("image")))?;
+        for hierarchy in cgroup_hierarchies() {
+            std::fs::create_dir_all(hierarchy.join("insula.slice/floor"))?;
+        }
+        let log = std::fs::File::create(at("node.log"))?;
+        let daemon = Command::new(programs.join("insula"))
+            .args(["node", "run", "--name", &format!("bench{}", std::process::id())])
+            .arg("--state-dir")
+            .arg(state.path())
+            .arg("--run-dir")
+            .arg(at("run"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let stage = Self { folder, state, programs, daemon };
+        stage.wait_until_ready()?;
+        run(stage.insula().args(["image", "import", "bench@1"]).arg(stage.path("root.tar")))?;
+        Ok(stage)
+    }
+
+    /// A path in the stage's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The node's state, which is on disk.
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The client, talking to the stage's node.
+    pub(crate) fn insula(&self) -> Command {
+        let mut command = Command::new(self.programs.join("insula"));
+        command.env("INSULA_SOCKET", self.path("run/insula.sock"));
+        command
+    }
+
+    /// The floor program.
+    pub(crate) fn floor(&self) -> Command {
+        Command::new(self.path("floor"))
+    }
+
+    /// Runs a command of the client's to its end and gives its output.
+    pub(crate) fn insula_output(&self, arguments: &[&str]) -> Result<String, StageError> {
+        let mut command = self.insula();
+        command.args(arguments);
+        let failed =
+            |outcome: String| StageError::Helper { program: format!("insula {}", arguments.join(" ")), outcome };
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+        }
+    }
+
+    fn wait_until_ready(&self) -> Result<(), StageError> {
+        let begin = Instant::now();
+        while begin.elapsed() < READY_WITHIN {
+            let answered = self.insula().arg("list").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if answered.is_ok_and(|status| status.success()) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(StageError::NotReady { log: std::fs::read_to_string(self.path("node.log")).unwrap_or_default() })
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let end = Command::new("kill").args(["-TERM", &self.daemon.id().to_string()]).status();
+        let waited = self.daemon.wait();
+        let unmounted = Command::new("umount").arg(self.path("image")).status();
+        for hierarchy in cgroup_hierarchies() {
+            for cgroup in ["insula.slice/floor", "insula.slice"] {
+                // Another node may still have its own below.
+                std::fs::remove_dir(hierarchy.join(cgroup)).unwrap_or_default();
+            }
+        }
+        if end.is_err() || waited.is_err() || unmounted.is_err() {
+            eprintln!("bench: something is left behind; run make clean-host");
+        }
+    }
+}
+
+/// Folder of the programs under test: the one that is named, this program's own, or the one that `make build` fills.
+fn programs(root: &Path) -> Result<PathBuf, StageError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let folders = [std::env::var_os(PROGRAMS).map(PathBuf::from), beside, Some(root.join("target/release"))];
+    let found = folders.into_iter().flatten().find(|folder| folder.join("insula").exists());
+    found.ok_or_else(|| StageError::NotBuilt(root.join("target/release/insula")))
+}
+
+/// Mounts of the hierarchies that the floor program uses.
+fn cgroup_hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    ["memory", "pids", "cpu", "devices", "unified"].map(|name| root.join(name)).to_vec()
+}
+
+/// A root of one program, busybox, under the names that the benchmarks call.
+fn make_root(root: &Path) -> Result<(), StageError> {
+    let file = |source| StageError::File { what: "make the root of the image", source };
+    for folder in ["bin", "etc", "var", "home", "root", "tmp", "run", "data", "sw", "dev", "proc", "sys"] {
+        std::fs::create_dir_all(root.join(folder)).map_err(file)?;
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).map_err(file)?;
+    for name in ["true", "sh", "sleep", "cat", "id"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).map_err(file)?;
+    }
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").map_err(file)?;
+    std::fs::write(root.join("etc/group"), "root:x:0:\n").map_err(file)
+}
+
+/// Runs a helper to its end.
+pub(crate) fn run(command: &mut Command) -> Result<(), StageError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |outcome: String| StageError::Helper { program: program.clone(), outcome };
+    let output = command.output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).into_owned())) }
+}
