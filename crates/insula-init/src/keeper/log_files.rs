@@ -40,6 +40,14 @@ impl Moment {
     }
 }
 
+/// Whether the segment that was there at the beginning was looked at. It is read for that, and a keeper that is given
+/// the logs of a thousand containers does not read them all before it serves the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Newest {
+    NotLookedAt,
+    LookedAt,
+}
+
 /// A log being written. Its position is what the files themselves say, so that a new keeper goes on where the old one
 /// was killed.
 #[derive(Debug)]
@@ -47,6 +55,7 @@ pub(super) struct LogFiles {
     directory: OwnedFd,
     bounds: LogBounds,
     segment: SegmentNumber,
+    newest: Newest,
     file: Option<OwnedFd>,
     position: u64,
     allowance: Allowance,
@@ -57,7 +66,8 @@ pub(super) struct LogFiles {
 }
 
 impl LogFiles {
-    /// Goes on with the newest segment of the directory, cutting off a torn record, or begins the first.
+    /// Goes on with the newest segment of the directory, cutting off a torn record, or begins the first; at the first
+    /// write.
     pub(super) fn open(directory: OwnedFd, bounds: LogBounds, now: Moment) -> Result<Self, Errno> {
         let bounds = LogBounds {
             segment_bytes: bounds.segment_bytes.max(SEGMENT_BYTES_MIN),
@@ -66,18 +76,15 @@ impl LogFiles {
         };
         let present = segments_in(&directory)?;
         let newest = present.last().copied().unwrap_or(SegmentNumber(0));
-        let (file, position) = match resume(&directory, newest)? {
-            Some((file, position)) => (Some(file), position),
-            None => (None, 0),
-        };
         let allowance = Allowance::new(&bounds, now.steady);
         let encoded = Vec::new();
         let mut files = Self {
             directory,
             bounds,
             segment: newest,
-            file,
-            position,
+            newest: Newest::NotLookedAt,
+            file: None,
+            position: 0,
             allowance,
             lost_unsaid: 0,
             lost_total: 0,
@@ -164,6 +171,12 @@ impl LogFiles {
 
     /// Begins a segment if there is none or the present one has no room for `bytes` more.
     fn ensure_room(&mut self, bytes: u64, now: Moment) -> Result<(), Errno> {
+        if self.newest == Newest::NotLookedAt {
+            if let Some((file, position)) = resume(&self.directory, self.segment)? {
+                (self.file, self.position) = (Some(file), position);
+            }
+            self.newest = Newest::LookedAt;
+        }
         if self.file.is_some() && self.position + bytes <= self.bounds.segment_bytes {
             return Ok(());
         }

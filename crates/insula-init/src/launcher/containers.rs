@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
+use insula_kernel::pidfd_info::{ProcessEnd, process_end};
 use insula_plan::protocol::ContainerId;
 use insula_plan::protocol::channel::Channel;
 use insula_plan::protocol::facts::{self, EndedFact, ProcessIdentity, StartedFact};
+use insula_plan::protocol::keeper::FdName;
 use insula_plan::protocol::launcher::{ContainerCondition, ContainerEntry};
 use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::status::{End, ExitStatus, WallTime};
@@ -13,6 +15,7 @@ use rustix::process::{Pid, WaitStatus};
 
 use super::FIRST_PIDFD;
 use super::daemon::Asker;
+use super::keeper_link::KeeperLink;
 use crate::poller::{Interest, Poller};
 
 /// A container.
@@ -68,12 +71,12 @@ const EARLY_ENDS_MAX: usize = 64;
 
 impl Containers {
     /// Finds what an earlier launcher left: by its facts, and by whether process 1 still is that process.
-    pub(crate) fn adopt(run: &RunDir, poller: &Poller) -> Self {
+    pub(crate) fn adopt(run: &RunDir, poller: &Poller, keeper: &KeeperLink) -> Self {
         let mut found = Self::default();
         for entry in std::fs::read_dir(run.containers()).into_iter().flatten().filter_map(Result::ok) {
             let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let number = found.begin(id);
-            let phase = match adopt_one(run, id) {
+            let phase = match adopt_one(run, id, keeper) {
                 Some(Phase::Running(running)) => {
                     // It is nobody's child any more that we could wait for: its handle says when it ends.
                     if poller.add(&running.pidfd, FIRST_PIDFD + number, Interest::Read).is_err() {
@@ -117,6 +120,11 @@ impl Containers {
     /// Whether it is known and has not ended.
     pub(crate) fn is_alive(&self, id: ContainerId) -> bool {
         self.known.get(&id).is_some_and(|container| !matches!(container.phase, Phase::Ended(_)))
+    }
+
+    /// Whether some are on their way to their main process.
+    pub(crate) fn are_starting(&self) -> bool {
+        self.known.values().any(|container| matches!(container.phase, Phase::Starting | Phase::Begun(_)))
     }
 
     /// Those that have not ended.
@@ -182,28 +190,46 @@ impl Containers {
     }
 }
 
-fn adopt_one(run: &RunDir, id: ContainerId) -> Option<Phase> {
+fn adopt_one(run: &RunDir, id: ContainerId, keeper: &KeeperLink) -> Option<Phase> {
     if let Ok(Some(ended)) = facts::read::<EndedFact>(&run.ended_fact(id)) {
         return Some(Phase::Ended(ended));
     }
     let started = facts::read::<StartedFact>(&run.started_fact(id)).ok().flatten()?;
-    if let Some((pid, pidfd)) = started.process.open() {
-        let process = started.process;
+    let process = started.process;
+    let unreaped = process.zombie_status();
+    if let (None, Some((pid, pidfd))) = (unreaped, process.open()) {
         let running = Running { process, pid, pidfd, status: None, master: None, asker: None };
         return Some(Phase::Running(Box::new(running)));
     }
-    let ended = how_it_ended(run, id, None);
+    // Nobody of us was there, but a pidfd remembers.
+    let kept = process_1_name(id).and_then(|name| keeper.stored(&name));
+    let remembered = kept.and_then(|pidfd| process_end(pidfd).ok());
+    let ended = how_it_ended(run, id, unreaped.or(remembered.and_then(status_of)));
     write_end(run, id, &ended);
     Some(Phase::Ended(ended))
 }
 
+/// Under which name the keeper holds a pidfd of a container's process 1, so that how it ended is known even if the
+/// launcher was dead then and process 1 was killed.
+pub(crate) fn process_1_name(id: ContainerId) -> Option<FdName> {
+    FdName::of_container(id, "process-1").ok()
+}
+
+/// The exit status that a pidfd remembers.
+pub(crate) fn status_of(end: ProcessEnd) -> Option<ExitStatus> {
+    match end {
+        ProcessEnd::Ended(status) => ExitStatus::from_raw_wait(status),
+        ProcessEnd::NotYet | ProcessEnd::Forgotten => None,
+    }
+}
+
 /// How a container ended: what its process 1 wrote, else what the kernel said of process 1, else nothing.
-pub(crate) fn how_it_ended(run: &RunDir, id: ContainerId, waited: Option<WaitStatus>) -> EndedFact {
+pub(crate) fn how_it_ended(run: &RunDir, id: ContainerId, seen: Option<ExitStatus>) -> EndedFact {
     if let Ok(Some(end)) = facts::read::<End>(&run.exit_fact(id)) {
         return EndedFact::known(end);
     }
     let at = WallTime::now();
-    match waited.and_then(ExitStatus::from_wait) {
+    match seen {
         Some(status) => EndedFact { status: Some(status), at, unknown_because: None },
         None => {
             let unknown_because = Some("process 1 and the launcher were both gone when it ended".to_owned());

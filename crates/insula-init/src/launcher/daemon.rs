@@ -24,7 +24,19 @@ pub(crate) struct Asker {
     pub(crate) op: OpId,
 }
 
+impl Asker {
+    /// Whether both are of one connection.
+    pub(crate) fn is_of(self, other: Self) -> bool {
+        self.generation == other.generation
+    }
+}
+
 impl Daemon {
+    /// The connection's socket, if there is one.
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
     /// Serves this connection from now on.
     pub(crate) fn replace(&mut self, channel: Channel, poller: &Poller) {
         self.forget(poller);

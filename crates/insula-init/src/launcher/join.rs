@@ -33,6 +33,7 @@ use rustix::process::{Pid, WaitStatus};
 use super::Launcher;
 use super::containers::Phase;
 use super::daemon::Asker;
+use super::upgrade::Joiner;
 use super::worker::{Report, Task};
 use crate::spawn::{self, Spawning};
 
@@ -55,6 +56,19 @@ pub(crate) struct JoinWork {
 /// Processes that joined and run, and who wants to hear of their end.
 #[derive(Debug, Default)]
 pub(crate) struct Joined(BTreeMap<i32, Asker>);
+
+impl Joined {
+    /// The end of this child is to be told to who asked.
+    pub(crate) fn expect(&mut self, pid: i32, asker: Asker) {
+        self.0.insert(pid, asker);
+    }
+
+    /// Children whose end the connection of `asker` waits for.
+    pub(crate) fn waiting_for(&self, asker: Asker) -> Vec<Joiner> {
+        let same = self.0.iter().filter(|(_, other)| other.is_of(asker));
+        same.map(|(&pid, other)| Joiner { pid, op: other.op }).collect()
+    }
+}
 
 impl Launcher {
     /// Gives a join to a worker.
@@ -87,7 +101,7 @@ impl Launcher {
             self.answer(asker, Err(Failure::new(FailureKind::WorkerLost, "the joined process was lost")));
             return;
         };
-        self.joined.0.insert(pid.as_raw_nonzero().get(), asker);
+        self.joined.expect(pid.as_raw_nonzero().get(), asker);
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         self.daemon.answer(asker, LauncherOutcome::Joined { process }, &fds);
     }

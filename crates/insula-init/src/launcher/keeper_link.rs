@@ -4,7 +4,7 @@
 //! and a keeper that takes a dead one's place is given the mirror; a launcher that takes a dead one's place fills its
 //! mirror from the keeper's `Export`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use insula_kernel::fork::{Fork, exit_now, fork};
 use insula_kernel::{execute, fd_table};
 use insula_plan::protocol::channel::{self, Channel, ConnectError, ReceiveError, Received, SendError, Wait};
-use insula_plan::protocol::keeper::{FdName, KeeperAnswer, KeeperCall, KeeperMessage, KeeperRequest, LogStart};
+use insula_plan::protocol::keeper::{FdName, KeeperAnswer, KeeperCall, KeeperMessage, KeeperRequest};
 use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION};
 use rustix::fs::{Mode, OFlags};
@@ -22,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::daemon::Asker;
+use super::mirror::Mirror;
 
 /// The keeper is not there as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +50,13 @@ pub enum KeeperLinkError {
     },
 }
 
-/// What the keeper keeps, once more.
-#[derive(Debug, Default)]
-struct Mirror {
-    stored: BTreeMap<FdName, OwnedFd>,
-    logs: BTreeMap<ContainerId, (LogStart, Vec<OwnedFd>)>,
+/// A call that the keeper has not answered yet.
+#[derive(Debug)]
+struct Pending {
+    /// Who asked; `None` for what the launcher itself keeps.
+    asker: Option<Asker>,
+    request: KeeperRequest,
+    fds: Vec<OwnedFd>,
 }
 
 /// The connection and the mirror.
@@ -64,7 +67,9 @@ pub(crate) struct KeeperLink {
     program: PathBuf,
     socket: PathBuf,
     mirror: Mirror,
-    askers: HashMap<u64, Asker>,
+    pending: HashMap<u64, Pending>,
+    /// Logs that ended while an answer was waited for.
+    drained: VecDeque<ContainerId>,
     last_number: u64,
 }
 
@@ -80,13 +85,17 @@ pub(crate) enum Heard {
 }
 
 impl KeeperLink {
-    /// A keeper that runs already, with everything it keeps.
-    pub(crate) fn find(run: &RunDir, programs: &Path) -> Option<Self> {
+    /// A keeper that runs already, with everything it keeps; `None` when nobody listens.
+    ///
+    /// # Errors
+    ///
+    /// One is there, but does not speak as it should. A second one beside it would read from the same pipes.
+    pub(crate) fn find(run: &RunDir, programs: &Path) -> Result<Option<Self>, KeeperLinkError> {
         let socket = run.keeper_socket();
-        let channel = Channel::connect(&socket).ok()?;
-        let mut link = Self::welcome(channel, programs.join("insula-keeper"), socket).ok()?;
-        link.import().ok()?;
-        Some(link)
+        let Ok(channel) = Channel::connect(&socket) else { return Ok(None) };
+        let mut link = Self::welcome(channel, programs.join("insula-keeper"), socket)?;
+        link.import()?;
+        Ok(Some(link))
     }
 
     /// A new keeper.
@@ -98,41 +107,68 @@ impl KeeperLink {
     }
 
     fn welcome(channel: Channel, program: PathBuf, socket: PathBuf) -> Result<Self, KeeperLinkError> {
-        let call = KeeperCall { number: 1, request: KeeperRequest::Hello { version: PROTOCOL_VERSION } };
-        channel.send(&call, &[], Wait::Forever).map_err(KeeperLinkError::Send)?;
-        let answer = channel.receive::<KeeperMessage>(Wait::Forever).map_err(KeeperLinkError::Receive)?;
-        let KeeperMessage::Answer { answer: KeeperAnswer::Welcome { version: PROTOCOL_VERSION, pid }, .. } =
-            answer.message
-        else {
+        let pending = HashMap::new();
+        let mirror = Mirror::default();
+        let drained = VecDeque::new();
+        let mut link = Self { channel, pid: Pid::INIT, program, socket, mirror, pending, drained, last_number: 0 };
+        link.greet()?;
+        Ok(link)
+    }
+
+    fn greet(&mut self) -> Result<(), KeeperLinkError> {
+        let answer = self.ask(KeeperRequest::Hello { version: PROTOCOL_VERSION }, &[])?.message;
+        let KeeperAnswer::Welcome { version: PROTOCOL_VERSION, pid } = answer else {
             return Err(KeeperLinkError::NotWelcome);
         };
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
-        let (mirror, askers) = (Mirror::default(), HashMap::new());
-        Ok(Self { channel, pid, program, socket, mirror, askers, last_number: 1 })
+        self.pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
+        Ok(())
+    }
+
+    /// Asks and waits for the answer: only while the launcher begins or replaces a keeper. One call at a time, because
+    /// the keeper hangs up on who does not take its answers.
+    fn ask(
+        &mut self,
+        request: KeeperRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Received<KeeperAnswer>, KeeperLinkError> {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.channel.send(&KeeperCall { number, request }, fds, Wait::Forever).map_err(KeeperLinkError::Send)?;
+        loop {
+            let Received { message, fds } = self.channel.receive(Wait::Forever).map_err(KeeperLinkError::Receive)?;
+            match message {
+                KeeperMessage::Answer { number: answered, answer } if answered == number => {
+                    return Ok(Received { message: answer, fds });
+                }
+                KeeperMessage::Answer { .. } => return Err(KeeperLinkError::NotWelcome),
+                KeeperMessage::Drained { container } => self.drained.push_back(container),
+            }
+        }
     }
 
     /// Fills the mirror with what the keeper has.
     fn import(&mut self) -> Result<(), KeeperLinkError> {
         let mut after = 0;
         loop {
-            self.last_number += 1;
-            let call = KeeperCall { number: self.last_number, request: KeeperRequest::Export { after } };
-            self.channel.send(&call, &[], Wait::Forever).map_err(KeeperLinkError::Send)?;
-            let Received { message, fds } = self.channel.receive(Wait::Forever).map_err(KeeperLinkError::Receive)?;
-            let KeeperMessage::Answer { answer, .. } = message else { continue };
-            match answer {
+            let Received { message, fds } = self.ask(KeeperRequest::Export { after }, &[])?;
+            match message {
                 KeeperAnswer::Stored { cursor, name } => {
                     after = cursor;
-                    self.mirror.stored.extend(fds.into_iter().next().map(|fd| (name, fd)));
+                    self.mirror.follow(KeeperRequest::Put { name }, fds);
                 }
                 KeeperAnswer::Log { cursor, log } => {
                     after = cursor;
-                    self.mirror.logs.insert(log.container, (log, fds));
+                    self.mirror.follow(KeeperRequest::LogStart(log), fds);
                 }
                 KeeperAnswer::End => return Ok(()),
                 _ => return Err(KeeperLinkError::NotWelcome),
             }
         }
+    }
+
+    /// A copy of what the keeper stores under this name.
+    pub(crate) fn stored(&self, name: &FdName) -> Option<BorrowedFd<'_>> {
+        self.mirror.stored(name)
     }
 
     /// Goes to the mount namespace that the keeper has stayed in.
@@ -143,56 +179,69 @@ impl KeeperLink {
     }
 
     /// Passes a request on; its answer is heard later.
-    pub(crate) fn pass_on(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>, asker: Asker) -> Result<(), SendError> {
+    ///
+    /// # Errors
+    ///
+    /// The keeper is gone, or does not read: then it waits for its disk, and nothing of ours waits for it. What was to
+    /// be passed on is lost.
+    pub(crate) fn pass_on(
+        &mut self,
+        request: KeeperRequest,
+        fds: Vec<OwnedFd>,
+        asker: Option<Asker>,
+    ) -> Result<(), SendError> {
         self.last_number += 1;
         let number = self.last_number;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        self.channel.send(&KeeperCall { number, request: request.clone() }, &borrowed, Wait::Forever)?;
-        self.askers.insert(number, asker);
-        self.mirror.follow(request, fds);
+        let call = KeeperCall { number, request };
+        self.channel.send(&call, &borrowed, Wait::Never)?;
+        self.pending.insert(number, Pending { asker, request: call.request, fds });
         Ok(())
     }
 
     /// The next thing it says; an error is its death.
     pub(crate) fn hear(&mut self) -> Result<Heard, ReceiveError> {
+        if let Some(container) = self.drained.pop_front() {
+            return Ok(self.log_ended(container));
+        }
         let Received { message, fds } = self.channel.receive::<KeeperMessage>(Wait::Never)?;
-        Ok(match message {
-            KeeperMessage::Drained { container } => {
-                self.mirror.logs.remove(&container);
-                Heard::Drained(container)
+        match message {
+            KeeperMessage::Drained { container } => Ok(self.log_ended(container)),
+            KeeperMessage::Answer { number, answer } => {
+                let Some(pending) = self.pending.remove(&number) else { return Ok(Heard::Nothing) };
+                if !matches!(answer, KeeperAnswer::Failed(_)) {
+                    self.mirror.follow(pending.request, pending.fds);
+                }
+                Ok(pending.asker.map_or(Heard::Nothing, |asker| Heard::Answer(asker, answer, fds)))
             }
-            KeeperMessage::Answer { number, answer } => match self.askers.remove(&number) {
-                Some(asker) => Heard::Answer(asker, answer, fds),
-                None => Heard::Nothing,
-            },
-        })
+        }
+    }
+
+    fn log_ended(&mut self, container: ContainerId) -> Heard {
+        self.mirror.log_ended(container);
+        Heard::Drained(container)
     }
 
     /// Puts a new keeper in the place of a dead one and gives it everything.
     pub(crate) fn replace(&mut self) -> Result<(), KeeperLinkError> {
         spawn(&self.program, &self.socket)?;
-        let channel = Channel::connect(&self.socket).map_err(KeeperLinkError::Socket)?;
-        let fresh = Self::welcome(channel, self.program.clone(), self.socket.clone())?;
-        self.channel = fresh.channel;
-        self.pid = fresh.pid;
-        self.last_number = fresh.last_number;
-        for (name, fd) in &self.mirror.stored {
-            self.last_number += 1;
-            let call = KeeperCall { number: self.last_number, request: KeeperRequest::Put { name: name.clone() } };
-            self.channel.send(&call, &[fd.as_fd()], Wait::Forever).map_err(KeeperLinkError::Send)?;
-        }
-        for (log, fds) in self.mirror.logs.values() {
-            self.last_number += 1;
-            let call = KeeperCall { number: self.last_number, request: KeeperRequest::LogStart(log.clone()) };
-            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            self.channel.send(&call, &fds, Wait::Forever).map_err(KeeperLinkError::Send)?;
-        }
-        Ok(())
+        self.channel = Channel::connect(&self.socket).map_err(KeeperLinkError::Socket)?;
+        self.greet()?;
+        let mirror = std::mem::take(&mut self.mirror);
+        let given = mirror.requests().try_for_each(|(request, fds)| self.ask(request, &fds).map(drop));
+        // What it does not take (a log directory that is gone) is not kept by it; the mirror tries again next time.
+        self.mirror = mirror;
+        given
     }
 
     /// Those who still wait for an answer of a keeper that died.
     pub(crate) fn take_askers(&mut self) -> Vec<Asker> {
-        self.askers.drain().map(|(_, asker)| asker).collect()
+        self.pending.drain().filter_map(|(_, pending)| pending.asker).collect()
+    }
+
+    /// Whether answers are missing.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Tells it to end.
@@ -207,33 +256,6 @@ impl KeeperLink {
 impl AsFd for KeeperLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
-    }
-}
-
-impl Mirror {
-    fn follow(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>) {
-        match request {
-            KeeperRequest::Put { name } => self.stored.extend(fds.into_iter().next().map(|fd| (name, fd))),
-            KeeperRequest::Remove { name } => {
-                self.stored.remove(&name);
-            }
-            KeeperRequest::RemoveContainer { container } => {
-                let front = format!("{container}/");
-                self.stored.retain(|name, _| !name.as_str().starts_with(&front));
-                self.logs.remove(&container);
-            }
-            KeeperRequest::LogStart(log) => {
-                self.logs.insert(log.container, (log, fds));
-            }
-            KeeperRequest::Hello { .. }
-            | KeeperRequest::Take { .. }
-            | KeeperRequest::List { .. }
-            | KeeperRequest::Tee { .. }
-            | KeeperRequest::Flush { .. }
-            | KeeperRequest::LogState { .. }
-            | KeeperRequest::Export { .. }
-            | KeeperRequest::Shutdown => {}
-        }
     }
 }
 

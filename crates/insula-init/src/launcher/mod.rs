@@ -16,7 +16,10 @@ mod daemon;
 mod images;
 mod join;
 mod keeper_link;
+mod mirror;
+mod prune;
 mod requests;
+mod upgrade;
 mod worker;
 
 use std::collections::VecDeque;
@@ -24,8 +27,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use insula_kernel::signals::SignalFd;
-use insula_plan::protocol::channel::{self, ConnectError};
+use insula_plan::protocol::channel::{self, Channel, ConnectError};
+use insula_plan::protocol::launcher::{LauncherOutcome, OpId};
 use insula_plan::protocol::run_dir::RunDir;
+use insula_plan::protocol::status::ExitStatus;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::thread::UnshareFlags;
@@ -38,6 +43,8 @@ use images::{ImageMounts, MountImageError};
 use join::Joined;
 use keeper_link::{KeeperLink, KeeperLinkError};
 use requests::Waiting;
+pub use upgrade::RESUME_ARGUMENT;
+use upgrade::{Joiner, Resumed};
 use worker::Workers;
 
 /// Tokens of the fixed descriptors; what comes and goes is numbered above these.
@@ -103,9 +110,13 @@ pub(crate) struct Launcher {
     poller: Poller,
     signals: SignalFd,
     listener: OwnedFd,
+    /// Held by the one launcher of a run directory for as long as it lives.
+    lock: OwnedFd,
     init_program: OwnedFd,
     daemon: Daemon,
     keeper: KeeperLink,
+    /// Whether the last one died and no other could be started.
+    keeper_lost: bool,
     images: ImageMounts,
     containers: Containers,
     workers: Workers,
@@ -129,47 +140,61 @@ impl Launcher {
     /// # Errors
     ///
     /// See [`BeginError`].
-    pub(crate) fn begin(config: &LauncherConfig) -> Result<Self, BeginError> {
+    pub(crate) fn begin(config: &LauncherConfig, resumed: Option<Resumed>) -> Result<Self, BeginError> {
         let kernel = |call| move |errno| BeginError::Kernel { call, errno };
         let run = RunDir::new(&config.run_dir);
         make_dir(&run.containers())?;
         let signals = SignalFd::block_all().map_err(kernel("signalfd"))?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(kernel("prctl(subreaper)"))?;
-        // An older keeper lives in the mount namespace that holds the images' one mount each: go there.
-        let keeper = match KeeperLink::find(&run, &config.programs) {
-            Some(keeper) => {
-                keeper.enter_mount_namespace().map_err(BeginError::Keeper)?;
-                keeper
-            }
-            None => {
-                own_mount_namespace().map_err(kernel("unshare(mount)"))?;
-                KeeperLink::start(&run, &config.programs).map_err(BeginError::Keeper)?
-            }
+        let (lock, listener, taken_over) = match resumed {
+            Some(Resumed { listener, lock, daemon, op, joined }) => (lock, Some(listener), Some((daemon, op, joined))),
+            None => (take_lock(&run)?, None, None),
         };
+        let keeper = reach_keeper(&run, &config.programs)?;
         let images = ImageMounts::adopt(run.path().join("images")).map_err(BeginError::Images)?;
         let init_program = sealed::program(&config.programs.join("insula-init")).map_err(BeginError::Program)?;
-        let listener = channel::listen(&run.launcher_socket()).map_err(BeginError::Listen)?;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => channel::listen(&run.launcher_socket()).map_err(BeginError::Listen)?,
+        };
         let poller = Poller::new().map_err(kernel("epoll_create1"))?;
         let add = |fd, token| poller.add(fd, token, Interest::Read).map_err(kernel("epoll_ctl"));
         add(signals.as_fd(), SIGNALS)?;
         add(listener.as_fd(), LISTENER)?;
         add(keeper.as_fd(), KEEPER)?;
-        let containers = Containers::adopt(&run, &poller);
-        Ok(Self {
+        let containers = Containers::adopt(&run, &poller, &keeper);
+        let mut launcher = Self {
             run,
             poller,
             signals,
             listener,
+            lock,
             init_program,
             daemon: Daemon::default(),
             keeper,
+            keeper_lost: false,
             images,
             containers,
             workers: Workers::default(),
             joined: Joined::default(),
             waiting: VecDeque::new(),
             ending: false,
-        })
+        };
+        if let Some((daemon, op, joined)) = taken_over {
+            launcher.take_over(daemon, op, &joined);
+        }
+        Ok(launcher)
+    }
+
+    /// Goes on for the daemon of the program before.
+    fn take_over(&mut self, daemon: Option<Channel>, op: OpId, joined: &[Joiner]) {
+        if let Some(daemon) = daemon {
+            self.daemon.replace(daemon, &self.poller);
+        }
+        for joiner in joined {
+            self.joined.expect(joiner.pid, self.daemon.asker(joiner.op));
+        }
+        self.answer(self.daemon.asker(op), Ok(LauncherOutcome::Done));
     }
 
     /// The loop; returns when the launcher was told to end.
@@ -179,6 +204,8 @@ impl Launcher {
     /// The kernel does not report any more what is ready.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         let mut ready: Vec<Ready> = Vec::new();
+        // Children of the program before may have ended unseen.
+        self.reap();
         loop {
             self.poller.wait(None, &mut ready)?;
             for Ready { token } in std::mem::take(&mut ready) {
@@ -217,7 +244,7 @@ impl Launcher {
             return;
         }
         match self.containers.by_pid(pid) {
-            Some(id) => self.container_ended(id, Some(status)),
+            Some(id) => self.container_ended(id, ExitStatus::from_wait(status)),
             None if self.joined_ended(pid, status) => {}
             // Its worker's report may still be under way.
             None => self.containers.remember_end(pid, status),
@@ -235,6 +262,31 @@ impl Launcher {
     }
 }
 
+/// One launcher per run directory: a second one would replace the first one's socket.
+fn take_lock(run: &RunDir) -> Result<OwnedFd, BeginError> {
+    use rustix::fs::{FlockOperation, Mode, OFlags};
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let path = run.path().join("launcher.lock");
+    let lock = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    let lock = lock.map_err(|errno| BeginError::Kernel { call: "open(launcher.lock)", errno })?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|errno| BeginError::Kernel { call: "lock launcher.lock: another launcher runs here", errno })?;
+    Ok(lock)
+}
+
+/// The keeper that runs, in the mount namespace that it has stayed in and that holds the images' one mount each; or a
+/// new one in a new mount namespace.
+fn reach_keeper(run: &RunDir, programs: &Path) -> Result<KeeperLink, BeginError> {
+    let kernel = |call| move |errno| BeginError::Kernel { call, errno };
+    if let Some(keeper) = KeeperLink::find(run, programs).map_err(BeginError::Keeper)? {
+        keeper.enter_mount_namespace().map_err(BeginError::Keeper)?;
+        return Ok(keeper);
+    }
+    own_mount_namespace().map_err(kernel("unshare(mount)"))?;
+    prune::prune(run.path());
+    KeeperLink::start(run, programs).map_err(BeginError::Keeper)
+}
+
 /// A mount namespace of our own that takes what the host mounts and gives nothing back.
 fn own_mount_namespace() -> Result<(), Errno> {
     use rustix::mount::{MountPropagationFlags, mount_change};
@@ -244,6 +296,16 @@ fn own_mount_namespace() -> Result<(), Errno> {
 
 pub(crate) fn make_dir(path: &Path) -> Result<(), BeginError> {
     std::fs::create_dir_all(path).map_err(|cause| BeginError::RunDir { path: path.to_owned(), cause })
+}
+
+/// Goes on in the place of another build of the launcher, in the same process. Returns when it was told to end.
+///
+/// # Errors
+///
+/// See [`BeginError`].
+pub fn resume(config: &LauncherConfig, state: std::os::fd::RawFd) -> Result<(), BeginError> {
+    let launcher = Launcher::begin(config, Some(Resumed::take(state)?))?;
+    launcher.run().map_err(|errno| BeginError::Kernel { call: "epoll_wait", errno })
 }
 
 /// Begins and detaches: returns in the caller's process when a daemon can connect, and goes on in a new one.
@@ -267,7 +329,10 @@ pub fn run(config: &LauncherConfig) -> Result<(), BeginError> {
     }
     drop(ready);
     rustix::process::setsid().map_err(kernel("setsid"))?;
-    let launcher = Launcher::begin(config)?;
+    // A keeper that lives longer than the hosts' memory lasts holds what cannot be had again. Without the right to
+    // lower it, it stays as it is; workers take it back for what they make.
+    std::fs::write("/proc/self/oom_score_adj", "-900").unwrap_or_default();
+    let launcher = Launcher::begin(config, None)?;
     rustix::io::write(&tell, b"r").map_err(kernel("write"))?;
     drop(tell);
     let ended = launcher.run();

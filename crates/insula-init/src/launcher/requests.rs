@@ -2,23 +2,27 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use insula_kernel::pidfd_info::{ProcessEnd, process_end};
 use insula_plan::plan::{PLAN_BYTES_MAX, Plan};
 use insula_plan::protocol::ContainerId;
-use insula_plan::protocol::channel::{self, Channel, ReceiveError, Received, Wait};
+use insula_plan::protocol::channel::{self, Channel, ReceiveError, Received, SendError, Wait};
 use insula_plan::protocol::facts::{self, StartedFact};
 use insula_plan::protocol::failure::{Failure, FailureKind};
 use insula_plan::protocol::init::InitEvent;
+use insula_plan::protocol::keeper::KeeperRequest;
 use insula_plan::protocol::launcher::{
     CONTAINERS_PER_ANSWER, LauncherCall, LauncherEvent, LauncherOutcome, LauncherRequest, ShutdownWhen, WAITING_MAX,
     WORKERS_MAX,
 };
-use insula_plan::protocol::status::WallTime;
+use insula_plan::protocol::status::{ExitStatus, WallTime};
 use insula_plan::slot::{Input, Slots};
 use insula_plan::sweep::{SWEEP_BYTES_MAX, SweepPlan};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::Pid;
+use rustix::time::Timespec;
 
-use super::containers::{Phase, Running, how_it_ended, write_end};
+use super::containers::{Phase, Running, how_it_ended, process_1_name, status_of, write_end};
 use super::daemon::Asker;
 use super::join::JoinWork;
 use super::keeper_link::Heard;
@@ -100,8 +104,10 @@ impl Launcher {
                 let unmounted = self.images.unmount(&key).map(|()| LauncherOutcome::Done);
                 unmounted.map_err(|error| Failure::from_error(FailureKind::Kernel, &error))
             }
-            LauncherRequest::Keep(request) => match self.keeper.pass_on(request, fds, asker) {
+            // A keeper that could not be started when its place became free may be now.
+            LauncherRequest::Keep(request) => match self.pass_on(request, fds, asker) {
                 Ok(()) => return Flow::Go,
+                Err(error @ SendError::WouldBlock) => Err(Failure::from_error(FailureKind::Busy, &error)),
                 Err(error) => Err(Failure::from_error(FailureKind::KeeperLost, &error)),
             },
             LauncherRequest::List { after } => {
@@ -110,12 +116,17 @@ impl Launcher {
             }
             LauncherRequest::ListImages => Ok(LauncherOutcome::Images { keys: self.images.keys() }),
             LauncherRequest::Shutdown(when) => return self.shut_down(asker, when),
-            LauncherRequest::Upgrade => {
-                Err(Failure::new(FailureKind::Unknown, "end the launcher and start the new one; containers run on"))
-            }
+            LauncherRequest::Upgrade => Err(self.upgrade(asker, fds.first())),
         };
         self.answer(asker, outcome);
         Flow::Go
+    }
+
+    fn pass_on(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>, asker: Asker) -> Result<(), SendError> {
+        if self.keeper_lost {
+            self.replace_keeper();
+        }
+        self.keeper.pass_on(request, fds, Some(asker))
     }
 
     fn welcome(&self) -> LauncherOutcome {
@@ -219,6 +230,10 @@ impl Launcher {
         (plan, fds): (&Plan, Vec<OwnedFd>),
     ) -> Result<(), Failure> {
         let (slots, status) = self.fill(container, plan, fds)?;
+        // What an earlier run of the same container left says nothing about this one.
+        for fact in [self.run.started_fact(container), self.run.ended_fact(container), self.run.join_fact(container)] {
+            facts::remove(&fact).map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
+        }
         if let Some(join) = &plan.join {
             facts::write(&self.run.join_fact(container), join)
                 .map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
@@ -320,6 +335,8 @@ impl Launcher {
         {
             self.answer(asker, Err(Failure::from_error(FailureKind::Kernel, &error)));
         }
+        self.keep_process_1(id, &running.pidfd);
+        let has_ended = has_ended(&running.pidfd);
         let has_status = running.status.is_some();
         let Some(container) = self.containers.get_mut(id) else { return };
         let token = FIRST_STATUS + container.number;
@@ -333,8 +350,18 @@ impl Launcher {
         if !has_status {
             self.started(id, 1);
         }
-        if let Some(status) = self.containers.take_early_end(pid) {
-            self.container_ended(id, Some(status));
+        // What is remembered may be of an earlier process of the same number.
+        let early = self.containers.take_early_end(pid);
+        if let Some(status) = early.filter(|_| has_ended) {
+            self.container_ended(id, ExitStatus::from_wait(status));
+        }
+    }
+
+    /// Has the keeper hold a pidfd of process 1. If it cannot, all that is lost is the exit status in case that both
+    /// the launcher and process 1 are killed.
+    fn keep_process_1(&mut self, id: ContainerId, pidfd: &OwnedFd) {
+        if let (Some(name), Ok(copy)) = (process_1_name(id), rustix::io::fcntl_dupfd_cloexec(pidfd, 0)) {
+            self.keeper.pass_on(KeeperRequest::Put { name }, vec![copy], None).unwrap_or_default();
         }
     }
 
@@ -389,12 +416,12 @@ impl Launcher {
     }
 
     /// Process 1 of some container ended.
-    pub(crate) fn container_ended(&mut self, id: ContainerId, waited: Option<WaitStatus>) {
+    pub(crate) fn container_ended(&mut self, id: ContainerId, seen: Option<ExitStatus>) {
         // What it said last is still in its socket.
         if let Some(number) = self.containers.get_mut(id).map(|container| container.number) {
             self.status_ready(number);
         }
-        let end = how_it_ended(&self.run, id, waited);
+        let end = how_it_ended(&self.run, id, seen);
         let Some(container) = self.containers.get_mut(id) else { return };
         let phase = std::mem::replace(&mut container.phase, Phase::Ended(end.clone()));
         if let Phase::Begun(running) | Phase::Running(running) = phase {
@@ -408,15 +435,28 @@ impl Launcher {
             }
         }
         write_end(&self.run, id, &end);
+        if let Some(name) = process_1_name(id) {
+            // The fact says it now. One that stays there is removed with the container.
+            self.keeper.pass_on(KeeperRequest::Remove { name }, Vec::new(), None).unwrap_or_default();
+        }
         self.daemon.tell(&LauncherEvent::Exited { container: id, end }, &[]);
     }
 
     /// Process 1 of a container that an earlier launcher started ended.
     pub(crate) fn stranger_ended(&mut self, number: u64) {
         debug_assert!(number < FIRST_PIDFD, "a container's number");
-        if let Some(id) = self.containers.by_number(number).filter(|id| self.containers.is_alive(*id)) {
-            self.container_ended(id, None);
+        let Some(id) = self.containers.by_number(number) else { return };
+        let Some(Phase::Running(running)) = self.containers.get_mut(id).map(|container| &container.phase) else {
+            return;
+        };
+        let seen = running.process.zombie_status();
+        let remembered = process_end(&running.pidfd).unwrap_or(ProcessEnd::Forgotten);
+        if seen.is_none() && remembered == ProcessEnd::NotYet {
+            // Between its end and its being reaped; its handle hangs up when it is.
+            self.poller.change(&running.pidfd, FIRST_PIDFD + number, Interest::End).unwrap_or_default();
+            return;
         }
+        self.container_ended(id, seen.or(status_of(remembered)));
     }
 
     /// The keeper said something, or died.
@@ -441,10 +481,17 @@ impl Launcher {
             self.answer(asker, Err(Failure::new(FailureKind::KeeperLost, "the keeper died before it answered")));
         }
         let replaced = self.keeper.replace();
-        if replaced.is_ok() && self.poller.add(&self.keeper, KEEPER, Interest::Read).is_ok() {
+        self.keeper_lost = replaced.is_err() || self.poller.add(&self.keeper, KEEPER, Interest::Read).is_err();
+        if !self.keeper_lost {
             self.daemon.tell(&LauncherEvent::KeeperRestarted, &[]);
         }
     }
+}
+
+/// Whether a process ended, by its pidfd.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// The same file as this mount namespace has it. The kernel clones only mounts of the caller's own namespace, and the

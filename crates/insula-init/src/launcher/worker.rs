@@ -14,7 +14,7 @@ use insula_plan::slot::Slots;
 use insula_plan::sweep::{self, SweepPlan};
 use minicbor::{Decode, Encode};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 
 use super::FIRST_WORKER;
 use super::daemon::Asker;
@@ -98,6 +98,10 @@ impl Workers {
                 Ok(())
             }
             Fork::Child => {
+                // A start whose launcher is dead has nobody who would know of it.
+                set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
+                // What the launcher may have been spared, containers are not.
+                std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
                 let (said, fds) = work(&report);
                 let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 let sent = report.send(&said, &fds, Wait::Forever);

@@ -31,6 +31,8 @@ pub struct ProcessIdentity {
 
 /// Where in `/proc/PID/stat` the start time is, counted from the state that follows the name's closing parenthesis.
 const START_FIELD: usize = 19;
+/// Position of the exit code among the fields behind the name: field 52 of all.
+const EXIT_CODE_FIELD: usize = 49;
 
 impl ProcessIdentity {
     /// The identity of a process that exists (zombies do).
@@ -49,13 +51,30 @@ impl ProcessIdentity {
         // Checked after the handle was opened: until then the number could have changed hands.
         (Self::of(pid) == Some(self)).then_some((pid, pidfd))
     }
+
+    /// How it ended, if it did and whoever is its parent has not reaped it. For a reader with the right to trace it.
+    #[must_use]
+    pub fn zombie_status(self) -> Option<ExitStatus> {
+        let text = std::fs::read(format!("/proc/{}/stat", self.pid)).ok()?;
+        (start_ticks(&text) == Some(self.start_ticks)).then(|| zombie_status(&text)).flatten()
+    }
 }
 
-/// The name may hold anything, also parentheses and spaces: the last closing one ends it.
 fn start_ticks(stat: &[u8]) -> Option<u64> {
+    field(stat, START_FIELD)?.parse().ok()
+}
+
+/// How a process ended that nobody has reaped yet.
+fn zombie_status(stat: &[u8]) -> Option<ExitStatus> {
+    let status = field(stat, EXIT_CODE_FIELD)?.parse().ok()?;
+    matches!(field(stat, 0)?, "Z" | "X").then(|| ExitStatus::from_raw_wait(status)).flatten()
+}
+
+/// A field behind the name. The name may hold anything, also parentheses and spaces: the last closing one ends it.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    fields.split_ascii_whitespace().nth(START_FIELD)?.parse().ok()
+    fields.split_ascii_whitespace().nth(number)
 }
 
 /// Who a container's process 1 is.
@@ -114,6 +133,18 @@ pub fn write<F: Encode<()>>(path: &Path, fact: &F) -> Result<(), FactError> {
     let beside = path.with_extension("new");
     std::fs::write(&beside, channel::encode(fact)).map_err(wrap)?;
     std::fs::rename(&beside, path).map_err(wrap)
+}
+
+/// Removes a fact; one that is not there is no error.
+///
+/// # Errors
+///
+/// It is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<(), FactError> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(FactError { path: path.to_owned(), cause }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a fact; `None` when it was not written, or not to its end.

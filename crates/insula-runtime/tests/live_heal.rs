@@ -1,0 +1,276 @@
+//! Launcher, keeper and daemon are killed, each alone, while containers run and log: nothing of theirs is lost.
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "a test program")]
+
+mod harness;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use harness::{Node, Start, id, shell, wait_until};
+use insula_model::{ContainerId, ImageConfig};
+use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
+use insula_plan::protocol::failure::FailureKind;
+use insula_plan::protocol::keeper::{KeeperAnswer, KeeperRequest, LogBounds, LogStart, LogStream};
+use insula_plan::protocol::launcher::{
+    ContainerCondition, ImageKey, LauncherClient, LauncherError, LauncherEvent, LauncherOutcome, LauncherRequest,
+};
+use insula_plan::protocol::log::LogContent;
+use insula_plan::protocol::log_reader::LogReader;
+use insula_plan::protocol::status::ExitStatus;
+
+/// Says that it is up, waits until its file is there, says that it goes, ends with 5.
+fn script(name: &str) -> String {
+    format!("echo up; while ! [ -e /data/{name} ]; do sleep 0.02; done; echo going; exit 5")
+}
+
+/// Starts a container whose output the keeper logs.
+fn start(node: &mut Node, key: &ImageKey, id: ContainerId, name: &str) -> ProcessIdentity {
+    let spec = shell(&script(name));
+    let planned = node.plan(key, id, &Start { spec: &spec, config: &ImageConfig::default(), volumes: Vec::new() });
+    let folder = node.path(name);
+    std::fs::create_dir(&folder).unwrap();
+    let folder = std::fs::File::open(folder).unwrap();
+    let log =
+        LogStart { container: id, streams: vec![LogStream::Output], tees: Vec::new(), files: Some(LogBounds::DEFAULT) };
+    let request = LauncherRequest::Keep(KeeperRequest::LogStart(log));
+    node.client.call(request, &[folder.as_fd(), planned.output.as_fd()]).unwrap();
+    drop(planned.output);
+    let op = node.carry_out(id, &planned.plan.encode(), planned.fds).unwrap();
+    let LauncherOutcome::Started { process, .. } = node.client.outcome(op).unwrap().message else { panic!() };
+    wait_until("the first line is logged", || log_text(node, name) == "up\n");
+    process
+}
+
+fn log_text(node: &Node, name: &str) -> String {
+    let mut text = String::new();
+    let mut reader = LogReader::from_start(node.path(name));
+    while reader
+        .read(|record| {
+            if let LogContent::Written { bytes, .. } = record.content {
+                text.push_str(std::str::from_utf8(bytes).unwrap());
+            }
+        })
+        .unwrap()
+    {}
+    text
+}
+
+fn let_go(node: &Node, name: &str) {
+    std::fs::write(node.path("data").join(name), b"").unwrap();
+}
+
+fn kill(pid: u32) {
+    let pid = rustix_pid(pid);
+    insula_kernel::signals::send(insula_kernel::signals::Recipient::Process(pid), 9).unwrap();
+}
+
+fn rustix_pid(pid: u32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+fn launcher_program() -> std::path::PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let beside = test.ancestors().nth(2).unwrap().to_owned();
+    std::env::var_os("INSULA_PROGRAM_DIR").map_or(beside, Into::into).join("insula-launcher")
+}
+
+/// Kills the launcher and waits until it is gone.
+fn kill_launcher(node: &Node) {
+    let pid = node.client.launcher_pid();
+    kill(pid);
+    wait_until("the launcher is gone", || is_gone(pid));
+}
+
+fn new_launcher(node: &mut Node) {
+    assert!(Command::new(launcher_program()).arg(node.path("run")).status().unwrap().success());
+    node.client = LauncherClient::connect(&node.path("run/launcher.sock")).unwrap();
+}
+
+fn keeper_pid(node: &mut Node) -> u32 {
+    let hello = KeeperRequest::Hello { version: insula_plan::protocol::PROTOCOL_VERSION };
+    match node.client.call(LauncherRequest::Keep(hello), &[]).unwrap().message {
+        LauncherOutcome::Kept(KeeperAnswer::Welcome { pid, .. }) => pid,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn list(node: &mut Node) -> (Vec<(ContainerId, ContainerCondition)>, Vec<OwnedFd>) {
+    let listed = node.client.call(LauncherRequest::List { after: None }, &[]).unwrap();
+    let LauncherOutcome::Containers { containers, more: false } = listed.message else { panic!() };
+    (containers.into_iter().map(|entry| (entry.container, entry.condition)).collect(), listed.fds)
+}
+
+fn next_end(node: &mut Node, id: ContainerId) -> EndedFact {
+    loop {
+        if let LauncherEvent::Exited { container, end } = node.client.event().unwrap().message
+            && container == id
+        {
+            return end;
+        }
+    }
+}
+
+/// Whether a pidfd remembers the end of its process (Linux 6.15).
+fn kernel_remembers() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 15)
+}
+
+#[test]
+fn live_a_killed_launcher_is_replaced_and_every_end_is_known() {
+    let mut node = Node::start();
+    let key = node.image();
+    let goes_on = start(&mut node, &key, id(11), "goes-on");
+    let ends = start(&mut node, &key, id(12), "ends");
+    let killed = start(&mut node, &key, id(13), "killed");
+    let killed_later = start(&mut node, &key, id(14), "killed-later");
+    let keeper = keeper_pid(&mut node);
+    kill_launcher(&node);
+    let_go(&node, "ends");
+    kill(killed.pid);
+    wait_until("both ended", || is_gone(ends.pid) && is_gone(killed.pid));
+
+    new_launcher(&mut node);
+    assert_eq!(keeper_pid(&mut node), keeper, "the keeper is found again");
+    let (listed, pidfds) = list(&mut node);
+    let conditions: Vec<_> = listed.into_iter().map(|(_, condition)| condition).collect();
+    let [ContainerCondition::Running(first), ContainerCondition::Ended(second), third, fourth] = &conditions[..] else {
+        panic!("{conditions:?}")
+    };
+    assert_eq!(*first, goes_on);
+    assert_eq!(second.status, Some(ExitStatus::Exited(5)));
+    let ContainerCondition::Ended(third) = third else { panic!("{third:?}") };
+    if kernel_remembers() {
+        assert_eq!(third.status, Some(ExitStatus::Signaled(9)));
+    } else {
+        assert!(third.status.is_none() && third.unknown_because.is_some());
+    }
+    assert_eq!(*fourth, ContainerCondition::Running(killed_later));
+    assert_eq!(pidfds.len(), 2);
+
+    kill(killed_later.pid);
+    let end = next_end(&mut node, id(14));
+    assert!(!kernel_remembers() || end.status == Some(ExitStatus::Signaled(9)), "{end:?}");
+    let_go(&node, "goes-on");
+    assert_eq!(next_end(&mut node, id(11)).status, Some(ExitStatus::Exited(5)));
+    for name in ["goes-on", "ends"] {
+        wait_until("its output is logged", || log_text(&node, name) == "up\ngoing\n");
+    }
+    // The image is still the one mount: a new container runs from it.
+    let (status, output) = node.run(&key, id(15), "echo new");
+    assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "new\n"));
+    for number in 11..=14 {
+        node.sweep(id(number));
+        node.assert_nothing_left(id(number));
+    }
+}
+
+#[test]
+fn live_a_killed_keeper_is_replaced_and_the_log_goes_on() {
+    let mut node = Node::start();
+    let key = node.image();
+    start(&mut node, &key, id(21), "first");
+    start(&mut node, &key, id(22), "second");
+    for _ in 0..3 {
+        let keeper = keeper_pid(&mut node);
+        kill(keeper);
+        wait_until("the keeper is replaced", || {
+            matches!(node.client.event().unwrap().message, LauncherEvent::KeeperRestarted)
+        });
+        assert_ne!(keeper_pid(&mut node), keeper);
+    }
+    let_go(&node, "first");
+    assert_eq!(next_end(&mut node, id(21)).status, Some(ExitStatus::Exited(5)));
+    wait_until("its output is logged", || log_text(&node, "first") == "up\ngoing\n");
+    // And then the launcher, which takes everything from a keeper that was given everything.
+    kill_launcher(&node);
+    let_go(&node, "second");
+    wait_until("its output is logged", || log_text(&node, "second") == "up\ngoing\n");
+    new_launcher(&mut node);
+    wait_until("its end is known", || {
+        list(&mut node).0.iter().all(|(_, it)| matches!(it, ContainerCondition::Ended(_)))
+    });
+    for number in [21, 22] {
+        node.sweep(id(number));
+        node.assert_nothing_left(id(number));
+    }
+}
+
+#[test]
+fn live_a_daemon_that_was_away_finds_what_happened() {
+    let mut node = Node::start();
+    let key = node.image();
+    let process = start(&mut node, &key, id(31), "ends");
+    let launcher = node.client.launcher_pid();
+    // The connection of a killed daemon closes; the next one takes its place.
+    let second = LauncherClient::connect(&node.path("run/launcher.sock")).unwrap();
+    assert!(node.client.event().is_err());
+    drop(second);
+    let_go(&node, "ends");
+    wait_until("it ended", || is_gone(process.pid));
+    node.client = LauncherClient::connect(&node.path("run/launcher.sock")).unwrap();
+    assert_eq!(node.client.launcher_pid(), launcher);
+    let (listed, _) = list(&mut node);
+    let [(_, ContainerCondition::Ended(end))] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(end.status, Some(ExitStatus::Exited(5)));
+    node.sweep(id(31));
+    assert!(list(&mut node).0.is_empty());
+    node.assert_nothing_left(id(31));
+}
+
+#[test]
+fn live_a_launcher_becomes_another_build_in_place() {
+    let mut node = Node::start();
+    let key = node.image();
+    start(&mut node, &key, id(41), "goes-on");
+    let launcher = node.client.launcher_pid();
+    let not_a_program = std::fs::File::open("/etc/passwd").unwrap();
+    let refused = node.client.call(LauncherRequest::Upgrade, &[not_a_program.as_fd()]).unwrap_err();
+    assert!(matches!(refused, LauncherError::Failed(failure) if failure.kind == FailureKind::Kernel));
+    let program = std::fs::File::open(launcher_program()).unwrap();
+    let done = node.client.call(LauncherRequest::Upgrade, &[program.as_fd()]).unwrap().message;
+    assert_eq!(done, LauncherOutcome::Done);
+    // Same process, same connection, still the containers' parent.
+    let command = std::fs::read_to_string(format!("/proc/{launcher}/cmdline")).unwrap();
+    assert!(command.contains("--resume"), "{command:?}");
+    let (listed, pidfds) = list(&mut node);
+    assert!(matches!(listed[..], [(_, ContainerCondition::Running(_))]) && pidfds.len() == 1);
+    let_go(&node, "goes-on");
+    assert_eq!(next_end(&mut node, id(41)).status, Some(ExitStatus::Exited(5)));
+    wait_until("its output is logged", || log_text(&node, "goes-on") == "up\ngoing\n");
+    let (status, _) = node.run(&key, id(42), "exit 3");
+    assert_eq!(status, ExitStatus::Exited(3));
+    wait_until("all dead children are reaped", || {
+        let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+        children.split_whitespace().all(|child| !is_gone(child.parse().unwrap()))
+    });
+    node.sweep(id(41));
+}
+
+#[test]
+fn live_a_second_launcher_is_refused_while_one_runs() {
+    let mut node = Node::start();
+    let second = Command::new(launcher_program()).arg(node.path("run")).output().unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another launcher runs here"), "{second:?}");
+    list(&mut node);
+}
+
+#[test]
+fn live_the_launcher_has_one_thread_and_little_beside_what_it_needs() {
+    let node = Node::start();
+    let pid = node.client.launcher_pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Threads:\t1\n"), "{status}");
+    assert!(
+        Path::new(&format!("/proc/{pid}/ns/mnt")).read_link().unwrap()
+            != Path::new("/proc/self/ns/mnt").read_link().unwrap()
+    );
+}
