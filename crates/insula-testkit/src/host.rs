@@ -16,6 +16,13 @@ pub struct Owned {
     pub directory: PathBuf,
 }
 
+impl Owned {
+    /// Beginning of every path in its directory, which is no beginning of another node's.
+    fn below(&self) -> String {
+        format!("{}/", self.directory.display())
+    }
+}
+
 /// What is there of a node. Empty is good when the node has ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leftovers {
@@ -113,11 +120,12 @@ fn entries(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
 }
 
-/// In the node's control groups, with the node's directory in the command line, or listening on a socket in it. This
-/// process is never one.
+/// In the node's control groups, with the node's directory in the command line, or with a socket that is bound in its
+/// run directory. This process is never one, nor are its children that are only just being started and still hold its
+/// descriptors: it binds nothing in a run directory.
 fn processes(owned: &Owned) -> BTreeSet<(i32, String)> {
-    let directory = owned.directory.to_string_lossy();
-    let sockets = sockets_below(&directory);
+    let directory = owned.below();
+    let sockets = sockets_below(&format!("{directory}run/"));
     let group = format!("/insula.slice/{}", owned.name);
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let of = |folder: &Path| {
@@ -131,7 +139,7 @@ fn processes(owned: &Owned) -> BTreeSet<(i32, String)> {
         if pid == own || dead {
             return None;
         }
-        let is_own = in_group || command.contains(directory.as_ref()) || holds_one_of(folder, &sockets);
+        let is_own = in_group || command.contains(&directory) || holds_one_of(folder, &sockets);
         is_own.then_some((pid, command))
     };
     entries("/proc").filter_map(|folder| of(&folder)).collect()
@@ -154,7 +162,7 @@ fn holds_one_of(process: &Path, sockets: &BTreeSet<String>) -> bool {
 }
 
 fn mounts(owned: &Owned) -> Vec<String> {
-    let directory = owned.directory.to_string_lossy().into_owned();
+    let directory = owned.below();
     let text = read("/proc/self/mountinfo");
     let targets = text.lines().filter_map(|line| line.split(' ').nth(4));
     targets.filter(|target| target.starts_with(&directory)).map(str::to_owned).collect()
@@ -195,7 +203,7 @@ fn tables(owned: &Owned) -> Vec<(String, String)> {
 
 /// Claims hold the path of the claiming node's state directory.
 fn claims(owned: &Owned) -> Vec<PathBuf> {
-    let directory = owned.directory.to_string_lossy().into_owned();
+    let directory = owned.below();
     entries("/run/insula-claims/ids").filter(|file| read(file).starts_with(&directory)).collect()
 }
 
@@ -210,7 +218,7 @@ mod tests {
         assert!(Leftovers::of(&owned).is_empty());
         let mut child = Command::new("sh")
             .args(["-c", "read x", "sh"])
-            .arg(&directory)
+            .arg(directory.join("run"))
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -363,6 +364,27 @@ impl Node {
     }
 }
 
+/// Removes a directory with everything in it. Image files are marked immutable, which holds for root too.
+fn remove_tree(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_dir() {
+            remove_tree(&entry.path());
+        } else if kind.is_file() && std::fs::remove_file(entry.path()).is_err() {
+            make_mutable(&entry.path());
+        }
+    }
+    // What stays is seen as a directory of that name; there is nobody to tell in a drop.
+    let _ = std::fs::remove_dir_all(directory);
+}
+
+fn make_mutable(path: &Path) {
+    let Ok(file) = File::open(path) else { return };
+    if let Ok(flags) = ioctl_getflags(&file) {
+        let _ = ioctl_setflags(&file, flags - IFlags::IMMUTABLE);
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let in_order = self.daemon.is_some();
@@ -390,7 +412,7 @@ impl Drop for Node {
             }
             now.remove();
         }
-        let _ = std::fs::remove_dir_all(&self.owned.directory);
+        remove_tree(&self.owned.directory);
         assert!(failing || !in_order || left.is_empty(), "the node left on the host:\n{left}{log}");
     }
 }

@@ -55,10 +55,39 @@ impl Cli {
     ///
     /// It is not of the contract, or it asks for help.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        if let Some(cli) = Self::read_frequent(&words) {
+            return Ok(cli);
+        }
         let mut command = Self::command();
-        let words = operands::with_operands_marked(&command, words.into_iter().collect());
+        let words = operands::with_operands_marked(&command, words);
         let matches = command.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+impl Cli {
+    /// The same for the commands that scripts run by the thousand, without defining all the others first, which would
+    /// take half of a millisecond. `None` for other commands and for whatever is wrong: what is said about it comes
+    /// from the whole definition.
+    fn read_frequent(words: &[OsString]) -> Option<Self> {
+        let root = GlobalArgs::augment_args(clap::Command::new("insula")).subcommand_required(true);
+        let verb = words.get(operands::first_operand(&[&root], words, 1)?)?.to_str()?.to_owned();
+        let frequent = match verb.as_str() {
+            "run" => RunArgs::augment_args(clap::Command::new("run")),
+            "exec" => ExecArgs::augment_args(clap::Command::new("exec")),
+            _ => return None,
+        };
+        let mut root = root.subcommand(frequent);
+        let words = operands::with_operands_marked(&root, words.to_vec());
+        let matches = root.try_get_matches_from_mut(words).ok()?;
+        let global = GlobalArgs::from_arg_matches(&matches).ok()?;
+        let (_, own) = matches.subcommand()?;
+        let command = match verb.as_str() {
+            "run" => Command::Run(Box::new(RunArgs::from_arg_matches(own).ok()?)),
+            _ => Command::Exec(ExecArgs::from_arg_matches(own).ok()?),
+        };
+        Some(Self { global, command })
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn with_operands_marked(root: &Command, mut words: Vec<OsString>) -> 
 
 /// Index of the first word from `start` that is neither an option of `commands` nor an option's value; `None` if
 /// there is none or a `--` stands before it.
-fn first_operand(commands: &[&Command], words: &[OsString], start: usize) -> Option<usize> {
+pub(super) fn first_operand(commands: &[&Command], words: &[OsString], start: usize) -> Option<usize> {
     let mut index = start;
     while let Some(word) = words.get(index) {
         // What is not UTF-8 is no option of ours.

@@ -1,7 +1,7 @@
 //! The command line against its contract.
 
-use clap::CommandFactory;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use super::{Cli, Command};
 
@@ -126,6 +126,28 @@ fn options_after_the_image_belong_to_the_command() {
         panic!("create")
     };
     assert_eq!(create.spec.command, ["--format", "json"]);
+}
+
+#[test]
+fn frequent_commands_are_read_as_by_the_whole_definition() {
+    for line in [
+        "run --rm debian true",
+        "--socket /a run -it --name n -e A=1 --format json debian@12 sh -c true -- --rm",
+        "run -d --socket /b -q --network host debian",
+        "exec --format yaml -it -u 0 n ls -la",
+        "exec n -- x",
+    ] {
+        let words: Vec<std::ffi::OsString> = std::iter::once("insula").chain(line.split(' ')).map(Into::into).collect();
+        let quick = Cli::read_frequent(&words).unwrap_or_else(|| panic!("{line}"));
+        let mut whole = Cli::command();
+        let marked = super::operands::with_operands_marked(&whole, words);
+        let whole = Cli::from_arg_matches(&whole.try_get_matches_from_mut(marked).unwrap()).unwrap();
+        assert_eq!(format!("{quick:?}"), format!("{whole:?}"), "{line}");
+    }
+    for line in ["run", "run --help", "exec n", "list", "run --bad x", ""] {
+        let words: Vec<std::ffi::OsString> = std::iter::once("insula").chain(line.split(' ')).map(Into::into).collect();
+        assert!(Cli::read_frequent(&words).is_none(), "{line}");
+    }
 }
 
 #[test]

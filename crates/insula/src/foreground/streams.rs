@@ -75,8 +75,9 @@ impl Streams {
         streams.add_output(AttachStream::Stdout, stdout().as_fd(), outputs)?;
         streams.add_output(AttachStream::Stderr, stderr().as_fd(), outputs)?;
         if streams.given.is_empty() {
-            // An attachment without a single stream is not followed by descriptors but by the node alone.
-            streams.add_pipe(AttachStream::Stderr, stderr().as_fd())?;
+            // An attachment without a single stream would be followed by the node alone: the end of input is one.
+            let (read, _) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
+            streams.given.push((AttachStream::Stdin, read));
         }
         Ok(streams)
     }
@@ -103,15 +104,12 @@ impl Streams {
         match (kind(own), outputs) {
             (Kind::Null, _) => {}
             (Kind::Passable, Outputs::Direct) => self.given.push((stream, duplicate(own)?)),
-            (Kind::Passable | Kind::Kept, _) => self.add_pipe(stream, own)?,
+            (Kind::Passable | Kind::Kept, _) => {
+                let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
+                self.given.push((stream, write));
+                self.ways.push(Way::output(read, duplicate(own)?));
+            }
         }
-        Ok(())
-    }
-
-    fn add_pipe(&mut self, stream: AttachStream, own: BorrowedFd<'_>) -> Result<(), ForegroundError> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
-        self.given.push((stream, write));
-        self.ways.push(Way::output(read, duplicate(own)?));
         Ok(())
     }
 
