@@ -48,7 +48,7 @@ fn measure(stage: &Stage, before: f64, made: &mut u32) -> Result<Vec<Figure>, Bo
         groups.push(shown["id"].as_str().unwrap_or_default().to_owned());
     }
     let disk = (disk_kib(stage)? - before) / f64::from(CONTAINERS);
-    let (copies, one) = text_copies("/bin/busybox")?;
+    let (copies, one) = text_copies(stage, "/bin/busybox")?;
     let charged = mean(groups.iter().map(|id| charged_kib(id)).collect::<Result<_, _>>()?);
     let floor = floor_charge(stage)?;
     let figure = |name: &str, ours, reference, reference_name: &str, goal| Figure {
@@ -79,24 +79,24 @@ fn disk_kib(stage: &Stage) -> Result<f64, Box<dyn std::error::Error>> {
 }
 
 /// Proportional sizes of all executable mappings of `program` inside containers, summed; and the size of one copy.
-fn text_copies(program: &'static str) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+fn text_copies(stage: &Stage, program: &'static str) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+    let wanted = stage.groups();
     let (mut sum, mut one) = (0.0, 0.0_f64);
     for entry in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
         let path = entry.path();
-        // Processes that end meanwhile, and what is no process, have nothing to say. Ours are in the image's root.
-        let is_inside = std::fs::read_link(path.join("root")).is_ok_and(|root| root == Path::new("/"))
-            && std::fs::read_to_string(path.join("cgroup")).is_ok_and(|groups| groups.contains("/insula.slice/"));
+        // Processes that end meanwhile, and what is no process, have nothing to say.
+        let is_inside = std::fs::read_to_string(path.join("cgroup")).is_ok_and(|groups| groups.contains(&wanted));
         let Ok(maps) = std::fs::read_to_string(path.join("smaps")) else { continue };
         if !is_inside {
             continue;
         }
-        let mut wanted = false;
+        let mut counts = false;
         for line in maps.lines() {
             if let Some((_, mapping)) = line.split_once(" r-xp ") {
-                wanted = mapping.ends_with(program);
+                counts = mapping.ends_with(program);
             } else if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
-                wanted = false;
-            } else if wanted {
+                counts = false;
+            } else if counts {
                 sum += kib(line, "Pss:").unwrap_or_default();
                 one = one.max(kib(line, "Rss:").unwrap_or_default());
             }

@@ -70,7 +70,7 @@ impl Stage {
         }
         let log = std::fs::File::create(at("node.log"))?;
         let daemon = Command::new(programs.join("insula"))
-            .args(["node", "run", "--name", &format!("bench{}", std::process::id())])
+            .args(["node", "run", "--name", &node_name()])
             .arg("--state-dir")
             .arg(state.path())
             .arg("--run-dir")
@@ -88,6 +88,11 @@ impl Stage {
     /// A path in the stage's folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Part of the path of every control group of the node's containers, and of no other node's.
+    pub(crate) fn groups(&self) -> String {
+        format!("/insula.slice/{}/", node_name())
     }
 
     /// The node's state, which is on disk.
@@ -149,6 +154,11 @@ impl Drop for Stage {
             eprintln!("bench: something is left behind; run make clean-host");
         }
     }
+}
+
+/// Several nodes can run side by side; this one has a name that no other has.
+fn node_name() -> String {
+    format!("bench{}", std::process::id())
 }
 
 /// Folder of the programs under test: the one that is named, this program's own, or the one that `make build` fills.
