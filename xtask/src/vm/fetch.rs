@@ -9,7 +9,7 @@ use crate::step;
 
 /// Packages of the machine's root beside Debian's smallest set: what live tests call.
 const ROOT_PACKAGES: &str =
-    "nftables,iproute2,iputils-ping,busybox-static,erofs-utils,kmod,procps,attr,util-linux,e2fsprogs";
+    "nftables,netbase,iproute2,iputils-ping,busybox-static,erofs-utils,kmod,procps,attr,util-linux,e2fsprogs";
 
 /// The root as a tar archive.
 pub(super) fn root(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {

@@ -83,12 +83,25 @@ fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let executable = Path::new(executable);
         let Some(name) = executable.file_name() else { continue };
         let target = if is_test { tests.join(name) } else { programs.join(name) };
+        if let Some(folder) = executable.parent().filter(|_| !is_test) {
+            link_build_folder(guest, folder)?;
+        }
         let stripped = Command::new("objcopy").arg("--strip-debug").arg(executable).arg(&target).status()?.success();
         if !stripped {
             fs::copy(executable, &target)?;
         }
     }
     Ok(())
+}
+
+/// A program's own tests name it by where it was built: there it is found in the machine as well.
+fn link_build_folder(guest: &Path, folder: &Path) -> Result<(), std::io::Error> {
+    let link = guest.join(folder.strip_prefix("/").unwrap_or(folder));
+    if link.is_symlink() {
+        return Ok(());
+    }
+    fs::create_dir_all(link.parent().unwrap_or(guest))?;
+    std::os::unix::fs::symlink("/insula", link)
 }
 
 fn write_archive(tree: &Path, archive: &Path) -> Result<(), Box<dyn std::error::Error>> {
