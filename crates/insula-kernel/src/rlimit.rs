@@ -85,6 +85,16 @@ pub struct Limit {
     pub hard: u64,
 }
 
+/// Lets the calling process open as many files as its hard limit allows, for those who hold descriptors for many.
+///
+/// # Errors
+///
+/// None that the kernel documents for a soft limit up to the hard one.
+pub fn allow_all_files() -> Result<(), Errno> {
+    let Limit { hard, .. } = limit(Resource::NOFILE)?;
+    set_limit(Resource::NOFILE, Limit { soft: hard, hard })
+}
+
 /// `prlimit64(0, resource, limit, NULL)`
 ///
 /// # Errors

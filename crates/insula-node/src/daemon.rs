@@ -79,6 +79,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
 }
 
 async fn serve(config: Config) -> Result<(), RunError> {
+    if let Err(errno) = insula_kernel::rlimit::allow_all_files() {
+        tracing::warn!(%errno, "only few containers can run: the limit of open files cannot be raised");
+    }
     make_directory(&config.state_dir)?;
     make_directory(&config.run_dir)?;
     let _state_lock = lock_directory(&config.state_dir, config.name.as_str())?;

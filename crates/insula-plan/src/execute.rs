@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use insula_kernel::capability::{SecureBits, set_secure_bits};
 use insula_kernel::clone::{CloneRequest, Cloned, NEW_USER, Parent, clone_process};
 use insula_kernel::fork::exit_now;
+use insula_kernel::rlimit::{self, Limit, Resource};
 use insula_kernel::{execute, fd_table, signals};
 use minicbor::{Decode, Encode};
 use rustix::fs::{Mode, OFlags};
@@ -36,6 +37,9 @@ use crate::protocol::channel::{Channel, MESSAGE_FDS_MAX, ReceiveError, Received,
 use crate::protocol::facts::ProcessIdentity;
 use crate::slot::{FdSlot, Slots};
 use crate::workshop::Workshop;
+
+/// Soft limit of open files that the first process begins with; its program may raise it.
+const PROGRAM_FILES: u64 = 1024;
 
 /// A container whose first process became its program.
 #[derive(Debug)]
@@ -298,6 +302,10 @@ fn prepare_exec(plan: &Plan, slots: &Slots, worker: &Channel) -> Result<i32, Ste
     rustix::process::setsid().map_err(kernel("setsid"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     fd_table::replace(&fds, own).map_err(kernel("arrange descriptors"))?;
+    // The launcher's own is as large as can be, which programs that walk their descriptors would have to pay for.
+    let Limit { hard, .. } = rlimit::limit(Resource::NOFILE).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
+    let files = Limit { soft: PROGRAM_FILES.min(hard), hard };
+    rlimit::set_limit(Resource::NOFILE, files).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
     signals::reset_dispositions();
     signals::unblock_all().map_err(kernel("sigprocmask"))?;
     i32::try_from(own).map_err(|_| kernel("arrange descriptors")(Errno::MFILE))

@@ -144,6 +144,8 @@ impl Launcher {
         let kernel = |call| move |errno| BeginError::Kernel { call, errno };
         let run = RunDir::new(&config.run_dir);
         make_dir(&run.containers())?;
+        // Every container holds descriptors here: without this some 200 of them are all there can be.
+        insula_kernel::rlimit::allow_all_files().map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
         let signals = SignalFd::block_all().map_err(kernel("signalfd"))?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(kernel("prctl(subreaper)"))?;
         let (lock, listener, taken_over) = match resumed {
