@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -325,8 +326,11 @@ pub(crate) fn read_until(from: &OwnedFd, text: &str) -> String {
     seen
 }
 
-/// A directory as a daemon gives it: opened in its own mount namespace.
+/// A directory, or a file that is there, as a daemon gives it: opened in its own mount namespace.
 fn directory(path: &Path) -> OwnedFd {
-    std::fs::create_dir_all(path).unwrap();
-    std::fs::File::open(path).unwrap().into()
+    if !path.exists() {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    // `O_PATH`
+    std::fs::OpenOptions::new().read(true).custom_flags(0o1000_0000).open(path).unwrap().into()
 }
