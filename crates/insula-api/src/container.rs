@@ -291,6 +291,14 @@ pub struct LogsQuery {
     pub tail: Option<u64>,
 }
 
+/// `GET` and `PUT /v1/containers/{name}/archive`: files as a tar stream.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveQuery {
+    /// Absolute path in the container.
+    pub path: String,
+}
+
 /// Which stream a line of the log came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -18,10 +18,10 @@ mod problem;
 
 pub use attach::AttachToken;
 pub use container::{
-    ContainerSummary, ContainerView, CreateContainer, CreatedContainer, DeleteQuery, KillRequest, ListQuery, LogLine,
-    LogStream, LogsQuery, ProcessRow, RenameRequest, ResourceUsage, SetRequest, SetResult, StartRequest,
-    StartedContainer, StopRequest, UpgradeRequest, UpgradeResult, WaitCondition, WaitQuery, WaitResult, WhoisAnswer,
-    WhoisQuery,
+    ArchiveQuery, ContainerSummary, ContainerView, CreateContainer, CreatedContainer, DeleteQuery, KillRequest,
+    ListQuery, LogLine, LogStream, LogsQuery, ProcessRow, RenameRequest, ResourceUsage, SetRequest, SetResult,
+    StartRequest, StartedContainer, StopRequest, UpgradeRequest, UpgradeResult, WaitCondition, WaitQuery, WaitResult,
+    WhoisAnswer, WhoisQuery,
 };
 pub use event::{Event, EventSubject};
 pub use exec::{CreatedExec, ExecRequest};

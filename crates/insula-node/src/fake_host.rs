@@ -163,6 +163,10 @@ impl Host for FakeHost {
 
     fn release_addresses(&self, _: Addresses) {}
 
+    fn open_root(&self, _: ContainerId) -> BoxFuture<'static, Result<std::os::fd::OwnedFd, Problem>> {
+        done(Err(Problem::new(ProblemCode::NotSupported, "containers in memory have no files")))
+    }
+
     fn log_directory(&self, id: ContainerId) -> std::path::PathBuf {
         std::env::temp_dir().join("insula-no-log").join(id.to_string())
     }

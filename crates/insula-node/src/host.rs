@@ -156,6 +156,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn claim_addresses(&self, network: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem>;
     /// Gives them back.
     fn release_addresses(&self, addresses: Addresses);
+    /// The root directory of a running container, as it sees it.
+    fn open_root(&self, id: ContainerId) -> BoxFuture<'static, Result<OwnedFd, Problem>>;
     /// Where the container's log is.
     fn log_directory(&self, id: ContainerId) -> PathBuf;
     /// What the machine has and lacks.

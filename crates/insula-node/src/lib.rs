@@ -26,6 +26,7 @@ mod context;
 mod daemon;
 mod directory;
 mod events;
+mod files;
 mod host;
 mod image_test;
 mod images;

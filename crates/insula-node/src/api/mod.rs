@@ -4,6 +4,7 @@
 //! the committed one by a test. Errors of every kind, also of the router and of the body's form, are problem
 //! documents ([`extract`]).
 
+mod archive;
 mod containers;
 mod create;
 mod extract;
@@ -67,11 +68,17 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(containers::stats))
         .routes(routes!(containers::top))
         .routes(routes!(containers::ports))
+        .merge(files_routes())
         .routes(routes!(streams::logs))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(operations::wait))
         .merge(images::routes())
+}
+
+/// What comes in here is a stream without a bound of ours: the container's own bounds what it holds.
+fn files_routes() -> OpenApiRouter<Arc<Context>> {
+    OpenApiRouter::new().routes(routes!(archive::read, archive::write)).layer(DefaultBodyLimit::disable())
 }
 
 /// The OpenAPI 3.1 document, as it is served.

@@ -1,10 +1,13 @@
 //! What containers hold and run, read from control groups and `/proc`. Blocks; called on threads for that.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use insula_api::{Finding, FindingLevel, Problem, ProblemCode, ProcessRow, ResourceUsage};
 use insula_model::{ContainerId, IdRange};
 use insula_network::{HostFacts, Severity};
+use insula_plan::protocol::facts;
+use rustix::fs::{Mode, OFlags};
 
 use super::Machine;
 
@@ -31,6 +34,23 @@ impl Machine {
         // A process that ended since the list was made is left out.
         let rows = pids.into_iter().take(PROCESSES_MAX);
         Ok(rows.filter_map(|pid| process_row(pid.as_raw_nonzero().get(), ids, ticks)).collect())
+    }
+
+    /// The root directory of a running container. Paths beneath it are resolved through its own mounts.
+    pub(super) fn open_root_of(&self, id: ContainerId) -> Result<OwnedFd, Problem> {
+        let ended = || Problem::new(ProblemCode::Conflict, "the container is ending");
+        let pid = self.pid_of(id).ok_or_else(ended)?;
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(|_| ended())?;
+        // The process still lives, so the number was its own when the path was opened.
+        self.send_signal(id, 0).map_err(|_| ended())?;
+        Ok(root)
+    }
+
+    fn pid_of(&self, id: ContainerId) -> Option<u32> {
+        let started = facts::read::<facts::StartedFact>(&self.run.started_fact(id)).ok().flatten()?;
+        Some(started.process.pid)
     }
 
     pub(super) fn look_for_findings(&self) -> Vec<Finding> {

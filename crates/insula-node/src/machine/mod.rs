@@ -230,6 +230,10 @@ impl Host for Handle {
         self.0.network.release_addresses(addresses);
     }
 
+    fn open_root(&self, id: ContainerId) -> BoxFuture<'static, Result<OwnedFd, Problem>> {
+        std::future::ready(self.0.open_root_of(id)).boxed()
+    }
+
     fn log_directory(&self, id: ContainerId) -> PathBuf {
         self.0.log_path(id)
     }

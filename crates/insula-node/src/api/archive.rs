@@ -1,0 +1,161 @@
+//! Files of a container as tar streams.
+
+use std::io::{self, Read, Write};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use insula_api::{ArchiveQuery, Problem, ProblemCode};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Shared;
+use super::extract::{Path, Query, Refusal};
+use crate::container::handle::ContainerHandle;
+use crate::context::Context;
+use crate::files::{ContainerFiles, CopyError};
+
+/// Pieces that wait between the two sides.
+const PIECES_MAX: usize = 8;
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 64 * 1_024;
+
+async fn files(context: &Context, handle: &ContainerHandle) -> Result<ContainerFiles, Problem> {
+    let snapshot = handle.snapshot();
+    let name = &snapshot.record.name;
+    if !snapshot.is_up() {
+        return Err(Problem::new(ProblemCode::Conflict, format!("container {name} is not running"))
+            .with_remedy(format!("insula start {name}")));
+    }
+    let root = context.host.open_root(snapshot.record.id).await?;
+    Ok(ContainerFiles::new(root, snapshot.record.ids))
+}
+
+fn problem(name: &str, error: &CopyError) -> Problem {
+    let code = match error {
+        CopyError::Inside { errno: Errno::NOENT | Errno::NOTDIR, .. } => ProblemCode::NotFound,
+        CopyError::Inside { errno: Errno::ROFS | Errno::ISDIR | Errno::EXIST, .. } => ProblemCode::Conflict,
+        CopyError::Inside { .. } | CopyError::Archive(_) => ProblemCode::Internal,
+        CopyError::Kind { .. } | CopyError::Depth { .. } | CopyError::Entry { .. } => ProblemCode::Invalid,
+    };
+    let mut problem = Problem::from_chain(code, error);
+    problem.detail = format!("container {name}: {}", problem.detail);
+    problem
+}
+
+/// A file or directory of a running container as a tar archive with one entry at its top. A copy that fails on the
+/// way breaks the connection off.
+#[utoipa::path(get, path = "/v1/containers/{name}/archive", tag = "containers",
+    params(("name" = String, Path, description = "Name or id"), ArchiveQuery), responses(
+    (status = 200, description = "The archive", body = Vec<u8>, content_type = "application/x-tar"),
+    (status = 404, description = "Nothing is there", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn read(
+    State(context): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<ArchiveQuery>,
+) -> Result<impl IntoResponse, Refusal> {
+    let handle = context.directory.find(&name)?;
+    let files = files(&context, &handle).await?;
+    let (sender, mut receiver) = mpsc::channel(PIECES_MAX);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut pieces = Pieces { sender, waiting: Vec::with_capacity(PIECE_BYTES) };
+        let done =
+            files.read_archive(&query.path, &mut pieces).and_then(|()| pieces.flush().map_err(CopyError::Archive));
+        if let Err(error) = &done {
+            // Ends the answer before its time, so that half an archive is not taken for a whole one.
+            pieces.sender.blocking_send(Err(io::Error::other(error.to_string()))).ok();
+        }
+        done
+    });
+    // What fails before the first piece is still a problem and not a broken answer.
+    let first = match receiver.recv().await {
+        Some(Ok(first)) => first,
+        Some(Err(_)) | None => match reading.await {
+            Ok(Err(error)) => return Err(problem(&name, &error).into()),
+            _ => Bytes::new(),
+        },
+    };
+    let rest = tokio_stream::once(Ok(first)).chain(ReceiverStream::new(receiver));
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(rest)))
+}
+
+/// Unpacks a tar archive into a directory of a running container, or, when there is none of this path, as that path.
+#[utoipa::path(put, path = "/v1/containers/{name}/archive", tag = "containers",
+    params(("name" = String, Path, description = "Name or id"), ArchiveQuery),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"), responses(
+    (status = 204, description = "Unpacked"),
+    (status = 404, description = "The directory is not there", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn write(
+    State(context): Shared,
+    Path(name): Path<String>,
+    Query(query): Query<ArchiveQuery>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    let handle = context.directory.find(&name)?;
+    let files = files(&context, &handle).await?;
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let writing = tokio::task::spawn_blocking(move || {
+        files.write_archive(&query.path, &mut Received { receiver, piece: Bytes::new() })
+    });
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        // The other side has failed and says so below.
+        if sender.send(piece.map_err(io::Error::other)).await.is_err() {
+            break;
+        }
+    }
+    drop(sender);
+    let written = writing.await.map_err(|_| Problem::new(ProblemCode::Internal, "the copy did not come to its end"))?;
+    written.map_err(|error| problem(&name, &error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes an archive and passes it on in pieces.
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    waiting: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.waiting.extend_from_slice(bytes);
+        if self.waiting.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.waiting, Vec::with_capacity(PIECE_BYTES));
+        self.sender.blocking_send(Ok(piece.into())).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Reads what arrives in pieces.
+struct Received {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
