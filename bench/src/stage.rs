@@ -150,7 +150,9 @@ impl Drop for Stage {
                 std::fs::remove_dir(hierarchy.join(cgroup)).unwrap_or_default();
             }
         }
-        if end.is_err() || waited.is_err() || unmounted.is_err() {
+        // Images are immutable; without this their folder stays.
+        let released = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.state.path()).status();
+        if end.is_err() || waited.is_err() || unmounted.is_err() || released.is_err() {
             eprintln!("bench: something is left behind; run make clean-host");
         }
     }
