@@ -64,7 +64,9 @@ impl Container {
         let listener = channel::listen(&guarded.join("exec.sock")).unwrap();
         let exit_fact = std::fs::File::create(guarded.join("exit")).unwrap();
         let config = sealed::data("config", &channel::encode(&InitConfig::new(main))).unwrap();
-        let program = sealed::program(Path::new(env!("CARGO_BIN_EXE_insula-init"))).unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_insula-init")).to_owned();
+        let elsewhere = std::env::var_os("INSULA_PROGRAM_DIR").map(|folder| Path::new(&folder).join("insula-init"));
+        let program = sealed::program(&elsewhere.unwrap_or(built)).unwrap();
         let (status, theirs) = Channel::pair().unwrap();
         let (output, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();

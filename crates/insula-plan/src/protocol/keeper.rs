@@ -228,7 +228,7 @@ pub enum WhenSlow {
     /// The stream is not read until there is room: the container waits, nothing is lost. For foreground runs.
     #[n(0)]
     Block,
-    /// The tee misses bytes and is told how many. For those who look on.
+    /// The tee misses bytes. For those who look on.
     #[n(1)]
     Drop,
 }
