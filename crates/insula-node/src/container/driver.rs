@@ -345,7 +345,8 @@ impl Driver {
         let write_facts = matches!(input, Input::StartEnded(_) | Input::Exited { .. });
         let effects = self.lifecycle.step(input);
         self.perform(effects).await;
-        if write_facts && self.lifecycle.state().is_some() {
+        // Of a container that goes when it ends, the record says everything that a later daemon needs.
+        if write_facts && !self.record.remove && self.lifecycle.state().is_some() {
             self.write_facts();
         }
     }

@@ -219,19 +219,20 @@ pub(super) fn time_of(nanoseconds: u64) -> jiff::Timestamp {
 
 async fn read(link: Arc<Link>, connection: Arc<Connection>) {
     loop {
-        match connection.channel.receive::<LauncherEvent>(Wait::Never) {
-            Ok(event) => link.heard(event),
-            Err(ReceiveError::WouldBlock) => match connection.ready.readable().await {
-                Ok(mut ready) => {
-                    // Something may have come since the look: it is looked again before the wait.
-                    if !has_message(&connection) {
-                        ready.clear_ready();
-                    }
-                }
-                Err(_) => break,
-            },
-            Err(error) => {
-                if !matches!(error, ReceiveError::Closed) {
+        let Ok(mut ready) = connection.ready.readable().await else { break };
+        let received = ready.try_io(|_| {
+            connection.channel.receive::<LauncherEvent>(Wait::Never).map_err(|error| match error {
+                ReceiveError::WouldBlock => std::io::ErrorKind::WouldBlock.into(),
+                error => std::io::Error::other(error),
+            })
+        });
+        match received {
+            Ok(Ok(event)) => link.heard(event),
+            // Nothing is there any more; the kernel says when there is.
+            Err(_) => {}
+            Ok(Err(error)) => {
+                let closed = error.get_ref().and_then(|inner| inner.downcast_ref::<ReceiveError>());
+                if !matches!(closed, Some(ReceiveError::Closed)) {
                     tracing::error!(%error, "launcher");
                 }
                 break;
@@ -239,11 +240,4 @@ async fn read(link: Arc<Link>, connection: Arc<Connection>) {
         }
     }
     link.closed(&connection);
-}
-
-/// Whether a message (or the end) is there to be received.
-fn has_message(connection: &Connection) -> bool {
-    let mut poll = [rustix::event::PollFd::new(&connection.channel, rustix::event::PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
 }
