@@ -85,3 +85,40 @@ fn live_the_probe_sees_the_options_of_a_run() {
     assert_eq!(report.fds.keys().copied().collect::<Vec<u32>>(), [0, 1, 2], "{:?}", report.fds);
     assert_eq!(report.seccomp, 2);
 }
+
+#[test]
+fn live_files_are_copied_both_ways() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    let (from, back) = (node.directory().join("tree"), node.directory().join("back"));
+    std::fs::create_dir_all(from.join("inner")).unwrap();
+    // More than fits any buffer on the way.
+    let content = "0123456789abcde\n".repeat(200_000);
+    std::fs::write(from.join("inner/large"), &content).unwrap();
+    std::os::unix::fs::symlink("inner/large", from.join("link")).unwrap();
+    node.ok(["cp", from.to_str().unwrap(), "c:/tmp"]);
+    assert_eq!(node.ok(["exec", "c", "readlink", "/tmp/tree/link"]).text(), "inner/large");
+    assert_eq!(node.ok(["exec", "c", "stat", "-c", "%u:%g", "/tmp/tree/inner/large"]).text(), "0:0");
+    node.ok(["cp", "c:/tmp/tree", back.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(back.join("link")).unwrap() == content);
+    let archive = node.ok(["cp", "c:/etc/passwd", "-"]).stdout;
+    let _ = node.run_with_input(["cp", "-", "c:/tmp"], archive.as_bytes()).ok();
+    assert!(node.ok(["exec", "c", "cat", "/tmp/passwd"]).text().contains("root:x:0:0"));
+    assert!(node.fails(3, ["cp", "c:/no/such/file", back.to_str().unwrap()]).contains("/no/such/file"));
+    let _ = node.fails(2, ["cp", "a", "b"]);
+}
+
+#[test]
+fn live_logs_are_kept_by_stream_and_in_order() {
+    let node = Node::start();
+    node.import_busybox();
+    let script = "for i in 1 2 3; do echo out $i; done; echo err >&2; exit 3";
+    node.ok(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]);
+    assert_eq!(node.ok(["wait", "c"]).text(), "3");
+    let logs = node.ok(["logs", "c"]);
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("out 1\nout 2\nout 3\n", "err\n"));
+    // A container that has ended writes no more: following ends too.
+    assert_eq!(node.ok(["logs", "-f", "c"]).stdout, "out 1\nout 2\nout 3\n");
+    assert_eq!(node.ok(["logs", "--since", "1h", "c"]).stdout, "out 1\nout 2\nout 3\n");
+}
