@@ -16,8 +16,8 @@ use insula_model::ContainerId;
 
 use crate::container::driver::{self, Subject};
 use crate::container::facts::Facts;
-use crate::container::lifecycle::Found;
 use crate::container::record::ContainerRecord;
+use crate::container::words::Found;
 use crate::context::Context;
 use crate::host::FoundContainer;
 use crate::machine::Traces;

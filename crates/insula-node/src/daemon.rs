@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::claims::{IdBlocks, LockStateError, lock_directory};
 use crate::config::Config;
 use crate::container::facts::FactsDir;
-use crate::container::lifecycle::{Ask, Force};
+use crate::container::words::{Ask, Force};
 use crate::context::Context;
 use crate::directory::Directory;
 use crate::events::Events;

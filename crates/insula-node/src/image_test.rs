@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::api;
 use crate::attach::exec_order;
 use crate::container::handle::ContainerHandle;
-use crate::container::lifecycle::{Ask, Force};
+use crate::container::words::{Ask, Force};
 use crate::context::Context;
 use crate::host::Streams;
 use crate::operations::Progress;

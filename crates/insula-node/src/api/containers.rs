@@ -13,8 +13,8 @@ use insula_model::ContainerState;
 
 use super::Shared;
 use super::extract::{Answered, Body, Path, Query, Refusal};
-use crate::container::driver::Command;
-use crate::container::lifecycle::{Ask, Force};
+use crate::container::command::Command;
+use crate::container::words::{Ask, Force};
 use crate::settings;
 
 /// Lists containers.

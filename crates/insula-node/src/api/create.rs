@@ -18,8 +18,8 @@ use crate::catalog::{Resolved, Strictness};
 use crate::container::driver::{self, Subject};
 use crate::container::facts::Facts;
 use crate::container::handle::ContainerHandle;
-use crate::container::lifecycle::{Ask, Force, Found, Wanted};
 use crate::container::record::{Addresses, ContainerRecord};
+use crate::container::words::{Ask, Force, Found, Wanted};
 use crate::context::Context;
 use crate::events::About;
 

@@ -1,3 +1,5 @@
+//! The API over a small machine in memory.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

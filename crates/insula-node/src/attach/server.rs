@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::packet::{self, PacketError};
 use super::{Purpose, exec_order};
-use crate::container::driver::Answer;
+use crate::container::command::Answer;
 use crate::container::handle::ContainerHandle;
 use crate::context::Context;
 use crate::host::Streams;
@@ -190,7 +190,7 @@ async fn start(
     let streams = given.streams(before.spec.tty);
     let answer = match streams {
         // Attached without a single stream: nothing to give, but the client still follows the container.
-        Streams::Detached => handle.ask(crate::container::lifecycle::Ask::Start).await,
+        Streams::Detached => handle.ask(crate::container::words::Ask::Start).await,
         streams => handle.start_attached(streams).await,
     };
     match answer {

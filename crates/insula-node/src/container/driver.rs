@@ -13,59 +13,25 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use insula_api::{EventSubject, Problem, ProblemCode};
-use insula_model::{ContainerName, ContainerState, HealthCheck, ImageId, RestartPolicy};
+use insula_model::{ContainerState, HealthCheck, ImageId, RestartPolicy};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use super::command::{Attachment, Command};
 use super::facts::Facts;
 use super::handle::{AnswerSender, ContainerHandle, gone};
-use super::lifecycle::{
-    Activity, Ask, AtEnd, ChangePending, Effect, Found, Input, Lifecycle, Reply, Ticket, Verdict, Version, Wanted,
-};
+use super::lifecycle::Lifecycle;
 use super::record::ContainerRecord;
 use super::snapshot::Snapshot;
+use super::words::{AtEnd, ChangePending, Effect, Found, Input, Ticket, Verdict, Version, Wanted};
 use crate::context::Context;
 use crate::events::About;
 use crate::host::{Exit, StartOrder, Started, Streams};
-use crate::settings::Change;
 use crate::store::CommitError;
 use crate::trial;
 
 /// Requests that may wait for a driver; more are refused.
 const COMMANDS_MAX: usize = 64;
-
-/// A request to a driver.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A verb of the lifecycle; `streams` are for a start that it leads to.
-    Ask { ask: Ask, streams: Streams, answer: AnswerSender },
-    /// Changes of the configuration, checked already.
-    Set { change: Box<Change>, answer: AnswerSender },
-    /// Another name.
-    Rename { name: ContainerName, answer: AnswerSender },
-}
-
-/// What a request came to.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// As asked.
-    Done,
-    /// It runs, with these descriptors for who attached.
-    Attached(Attachment),
-    /// The new version failed and the last good one was started again.
-    RolledBack,
-}
-
-/// Descriptors for who started a container in the foreground.
-#[derive(Debug)]
-pub(crate) struct Attachment {
-    /// Host process id of process 1.
-    pub(crate) pid: u32,
-    /// A pidfd of process 1, then the file that holds the main process's end.
-    pub(crate) follow: Vec<std::os::fd::OwnedFd>,
-    /// The terminal's master.
-    pub(crate) master: Option<std::os::fd::OwnedFd>,
-}
 
 /// A container to drive, as it was created or found.
 #[derive(Debug)]
@@ -80,7 +46,7 @@ pub(crate) struct Subject {
     pub(crate) running: Option<Started>,
 }
 
-enum Happening {
+pub(super) enum Happening {
     StartEnded(Result<Started, Problem>),
     Exited(Exit),
     SweepEnded(Result<(), Problem>),
@@ -92,34 +58,34 @@ enum Happening {
 
 /// Generations make results of what was given up recognisable.
 #[derive(Debug, Default)]
-struct Generations {
+pub(super) struct Generations {
     stop: u64,
     restart: u64,
     trial: u64,
 }
 
 pub(crate) struct Driver {
-    context: Arc<Context>,
-    record: ContainerRecord,
-    spec: Arc<insula_model::ContainerSpec>,
-    facts: Facts,
-    lifecycle: Lifecycle,
-    running_since: Option<Instant>,
-    healthy: Option<bool>,
-    starts: u64,
-    published: watch::Sender<Arc<Snapshot>>,
-    commands: mpsc::Receiver<Command>,
-    happenings: FuturesUnordered<BoxFuture<'static, Happening>>,
-    generations: Generations,
-    answers: HashMap<Ticket, AnswerSender>,
-    last_ticket: u64,
-    streams: Streams,
-    attachment: Option<Attachment>,
-    problem: Option<Problem>,
-    trial_health: Option<HealthCheck>,
-    unsaved: bool,
-    saving: bool,
-    last_state: Option<ContainerState>,
+    pub(super) context: Arc<Context>,
+    pub(super) record: ContainerRecord,
+    pub(super) spec: Arc<insula_model::ContainerSpec>,
+    pub(super) facts: Facts,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) running_since: Option<Instant>,
+    pub(super) healthy: Option<bool>,
+    pub(super) starts: u64,
+    pub(super) published: watch::Sender<Arc<Snapshot>>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) happenings: FuturesUnordered<BoxFuture<'static, Happening>>,
+    pub(super) generations: Generations,
+    pub(super) answers: HashMap<Ticket, AnswerSender>,
+    pub(super) last_ticket: u64,
+    pub(super) streams: Streams,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) problem: Option<Problem>,
+    pub(super) trial_health: Option<HealthCheck>,
+    pub(super) unsaved: bool,
+    pub(super) saving: bool,
+    pub(super) last_state: Option<ContainerState>,
 }
 
 /// Starts driving `subject`; the task ends when the container is gone.
@@ -248,67 +214,6 @@ impl Driver {
         }
     }
 
-    async fn set(&mut self, change: Change, answer: AnswerSender) {
-        if self.lifecycle.upgrading() {
-            answer.send(Err(self.busy(Activity::Upgrade))).ok();
-            return;
-        }
-        let mut record = self.record.clone();
-        change.apply(&mut record);
-        if record.spec.network != self.record.spec.network {
-            match self.context.host.claim_addresses(record.spec.network, record.addresses) {
-                Ok(addresses) => record.addresses = addresses,
-                Err(problem) => {
-                    answer.send(Err(problem)).ok();
-                    return;
-                }
-            }
-        }
-        if !record.remove
-            && let Err(error) = self.context.store.put(record.clone()).await
-        {
-            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
-            return;
-        }
-        self.trial_health.clone_from(&change.trial_health);
-        let old_limits = std::mem::replace(&mut self.record, record).spec.resources;
-        self.spec = Arc::new(self.record.spec.clone());
-        let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
-        self.lifecycle.step(Input::ImageChange(pending));
-        self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
-        let mut result = Ok(Answer::Done);
-        let limits = self.record.spec.resources.clone();
-        if old_limits != limits
-            && self.facts.pid.is_some()
-            && let Err(problem) = self.context.host.limit(self.record.id, old_limits, limits).await
-        {
-            result = Err(problem);
-        }
-        self.publish();
-        self.event("set", &[]);
-        answer.send(result).ok();
-    }
-
-    async fn rename(&mut self, name: ContainerName, answer: AnswerSender) {
-        if let Err(problem) = self.context.directory.rename(self.record.id, &name) {
-            answer.send(Err(problem)).ok();
-            return;
-        }
-        let former = std::mem::replace(&mut self.record.name, name);
-        if !self.record.remove
-            && let Err(error) = self.context.store.put(self.record.clone()).await
-        {
-            self.record.name = former;
-            // The new name was free a moment ago and the old one still is ours, so this cannot be refused.
-            self.context.directory.rename(self.record.id, &self.record.name).ok();
-            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
-            return;
-        }
-        self.publish();
-        self.event("renamed", &[("former_name", former.to_string())]);
-        answer.send(Ok(Answer::Done)).ok();
-    }
-
     async fn happened(&mut self, happening: Happening) {
         let input = match happening {
             Happening::StartEnded(Ok(started)) => {
@@ -404,7 +309,7 @@ impl Driver {
         Input::Exited { code: exit.code, ran }
     }
 
-    async fn perform(&mut self, effects: Vec<Effect>) {
+    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
         let mut queue = VecDeque::from(effects);
         let mut replies = Vec::new();
         while let Some(effect) = queue.pop_front() {
@@ -579,7 +484,7 @@ impl Driver {
         }));
     }
 
-    fn save_if_needed(&mut self) {
+    pub(super) fn save_if_needed(&mut self) {
         if !self.unsaved || self.saving || self.record.remove {
             return;
         }
@@ -603,7 +508,7 @@ impl Driver {
         }
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let state = self.lifecycle.state();
         let snapshot = Snapshot {
             state,
@@ -625,63 +530,20 @@ impl Driver {
         }
     }
 
-    fn event(&self, action: &str, attributes: &[(&str, String)]) {
+    pub(super) fn event(&self, action: &str, attributes: &[(&str, String)]) {
         let record = &self.record;
         let about =
             About { subject: EventSubject::Container, name: record.name.as_str(), id: Some(record.id.to_string()) };
         self.context.events.publish(about, action, attributes);
     }
 
-    fn note(&self, result: Result<(), Problem>) {
+    pub(super) fn note(&self, result: Result<(), Problem>) {
         if let Err(problem) = result {
             tracing::warn!(container = %self.record.name, detail = problem.detail, "host");
         }
     }
 
-    fn keep_problem(&mut self, result: Result<(), Problem>) -> Result<(), ()> {
+    pub(super) fn keep_problem(&mut self, result: Result<(), Problem>) -> Result<(), ()> {
         result.map_err(|problem| self.problem = Some(problem))
-    }
-
-    fn reply(&mut self, ticket: Ticket, reply: Reply) {
-        let Some(answer) = self.answers.remove(&ticket) else { return };
-        let name = &self.record.name;
-        let conflict = |text: String| Err(Problem::new(ProblemCode::Conflict, text));
-        let result = match reply {
-            Reply::Done => Ok(self.attachment.take().map_or(Answer::Done, Answer::Attached)),
-            Reply::RolledBack => Ok(Answer::RolledBack),
-            Reply::StartFailed | Reply::ActionFailed => Err(self
-                .problem
-                .clone()
-                .unwrap_or_else(|| Problem::new(ProblemCode::StartFailed, format!("container {name} did not start")))),
-            Reply::Busy(activity) => Err(self.busy(activity)),
-            Reply::NotRunning => conflict(format!("container {name} is not running")),
-            Reply::StillRunning => Err(Problem::new(ProblemCode::Conflict, format!("container {name} is running"))
-                .with_remedy("stop it first, or use --force")),
-            Reply::WrongState => conflict(match self.lifecycle.state() {
-                Some(state) => format!("container {name} is {state}"),
-                None => format!("container {name} is gone"),
-            }),
-            Reply::Overtaken => conflict(format!("container {name}: another request stopped or deleted it meanwhile")),
-            Reply::Gone => Err(gone(name)),
-        };
-        answer.send(result).ok();
-    }
-
-    fn busy(&self, activity: Activity) -> Problem {
-        let what = match activity {
-            Activity::Start => "is being started",
-            Activity::Stop => "is being stopped",
-            Activity::Cleaning => "has just ended and is being cleaned up",
-            Activity::Upgrade => "is being upgraded",
-        };
-        Problem::new(ProblemCode::Conflict, format!("container {} {what}", self.record.name))
-            .with_remedy("wait for it, or try again")
-    }
-}
-
-impl Command {
-    fn refuse(self, problem: Problem) {
-        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. }) = self;
-        answer.send(Err(problem)).ok();
     }
 }

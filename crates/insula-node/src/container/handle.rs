@@ -6,9 +6,9 @@ use insula_api::{Problem, ProblemCode};
 use insula_model::{ContainerId, ContainerName, ContainerState};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::driver::{Answer, Command};
-use super::lifecycle::Ask;
+use super::command::{Answer, Command};
 use super::snapshot::Snapshot;
+use super::words::Ask;
 use crate::host::Streams;
 
 /// A container's driver, from outside.

@@ -1,12 +1,13 @@
+//! The lifecycle by itself: what single requests lead to, and every interleaving against a machine that asserts.
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use insula_model::{ContainerState, RestartPolicy, Signal};
 use proptest::prelude::*;
 
-use super::lifecycle::{
-    Activity, Ask, AtEnd, ChangePending, Effect, Force, Found, Input, Lifecycle, Reply, Ticket, Verdict, Version,
-};
+use super::lifecycle::Lifecycle;
+use super::words::{Activity, Ask, AtEnd, ChangePending, Effect, Force, Found, Input, Reply, Ticket, Verdict, Version};
 
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@ use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::lifecycle::Wanted;
+use super::words::Wanted;
 use crate::machine::Traces;
 
 /// What a container is to be, and what it was given for life. JSON in the store.

@@ -1,3 +1,5 @@
+//! Copies of trees that want to lead out.
+
 use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

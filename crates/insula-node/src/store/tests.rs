@@ -1,8 +1,10 @@
+//! The store: what was answered is there, what cannot be read is refused.
+
 use insula_model::{ContainerName, ContainerSpec, IdRange};
 use uuid::Uuid;
 
 use super::*;
-use crate::container::lifecycle::Wanted;
+use crate::container::words::Wanted;
 
 fn record(number: u128) -> ContainerRecord {
     ContainerRecord {

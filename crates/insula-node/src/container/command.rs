@@ -1,0 +1,152 @@
+//! Requests to a driver and their answers: changes of the configuration, names, and what a verb came to.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use insula_api::{Problem, ProblemCode};
+use insula_model::ContainerName;
+
+use super::driver::Driver;
+use super::handle::{AnswerSender, gone};
+use super::words::{Activity, Ask, ChangePending, Input, Reply, Ticket};
+use crate::host::Streams;
+use crate::settings::Change;
+
+/// A request to a driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A verb of the lifecycle; `streams` are for a start that it leads to.
+    Ask { ask: Ask, streams: Streams, answer: AnswerSender },
+    /// Changes of the configuration, checked already.
+    Set { change: Box<Change>, answer: AnswerSender },
+    /// Another name.
+    Rename { name: ContainerName, answer: AnswerSender },
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// As asked.
+    Done,
+    /// It runs, with these descriptors for who attached.
+    Attached(Attachment),
+    /// The new version failed and the last good one was started again.
+    RolledBack,
+}
+
+/// Descriptors for who started a container in the foreground.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// Host process id of process 1.
+    pub(crate) pid: u32,
+    /// A pidfd of process 1, then the file that holds the main process's end.
+    pub(crate) follow: Vec<OwnedFd>,
+    /// The terminal's master.
+    pub(crate) master: Option<OwnedFd>,
+}
+
+impl Command {
+    pub(super) fn refuse(self, problem: Problem) {
+        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. }) = self;
+        answer.send(Err(problem)).ok();
+    }
+}
+
+impl Driver {
+    pub(super) async fn set(&mut self, change: Change, answer: AnswerSender) {
+        if self.lifecycle.upgrading() {
+            answer.send(Err(self.busy(Activity::Upgrade))).ok();
+            return;
+        }
+        let mut record = self.record.clone();
+        change.apply(&mut record);
+        if record.spec.network != self.record.spec.network {
+            match self.context.host.claim_addresses(record.spec.network, record.addresses) {
+                Ok(addresses) => record.addresses = addresses,
+                Err(problem) => {
+                    answer.send(Err(problem)).ok();
+                    return;
+                }
+            }
+        }
+        if !record.remove
+            && let Err(error) = self.context.store.put(record.clone()).await
+        {
+            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
+            return;
+        }
+        self.trial_health.clone_from(&change.trial_health);
+        let old_limits = std::mem::replace(&mut self.record, record).spec.resources;
+        self.spec = Arc::new(self.record.spec.clone());
+        let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
+        self.lifecycle.step(Input::ImageChange(pending));
+        self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
+        let mut result = Ok(Answer::Done);
+        let limits = self.record.spec.resources.clone();
+        if old_limits != limits
+            && self.facts.pid.is_some()
+            && let Err(problem) = self.context.host.limit(self.record.id, old_limits, limits).await
+        {
+            result = Err(problem);
+        }
+        self.publish();
+        self.event("set", &[]);
+        answer.send(result).ok();
+    }
+
+    pub(super) async fn rename(&mut self, name: ContainerName, answer: AnswerSender) {
+        if let Err(problem) = self.context.directory.rename(self.record.id, &name) {
+            answer.send(Err(problem)).ok();
+            return;
+        }
+        let former = std::mem::replace(&mut self.record.name, name);
+        if !self.record.remove
+            && let Err(error) = self.context.store.put(self.record.clone()).await
+        {
+            self.record.name = former;
+            // The new name was free a moment ago and the old one still is ours, so this cannot be refused.
+            self.context.directory.rename(self.record.id, &self.record.name).ok();
+            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
+            return;
+        }
+        self.publish();
+        self.event("renamed", &[("former_name", former.to_string())]);
+        answer.send(Ok(Answer::Done)).ok();
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        let Some(answer) = self.answers.remove(&ticket) else { return };
+        let name = &self.record.name;
+        let conflict = |text: String| Err(Problem::new(ProblemCode::Conflict, text));
+        let result = match reply {
+            Reply::Done => Ok(self.attachment.take().map_or(Answer::Done, Answer::Attached)),
+            Reply::RolledBack => Ok(Answer::RolledBack),
+            Reply::StartFailed | Reply::ActionFailed => Err(self
+                .problem
+                .clone()
+                .unwrap_or_else(|| Problem::new(ProblemCode::StartFailed, format!("container {name} did not start")))),
+            Reply::Busy(activity) => Err(self.busy(activity)),
+            Reply::NotRunning => conflict(format!("container {name} is not running")),
+            Reply::StillRunning => Err(Problem::new(ProblemCode::Conflict, format!("container {name} is running"))
+                .with_remedy("stop it first, or use --force")),
+            Reply::WrongState => conflict(match self.lifecycle.state() {
+                Some(state) => format!("container {name} is {state}"),
+                None => format!("container {name} is gone"),
+            }),
+            Reply::Overtaken => conflict(format!("container {name}: another request stopped or deleted it meanwhile")),
+            Reply::Gone => Err(gone(name)),
+        };
+        answer.send(result).ok();
+    }
+
+    fn busy(&self, activity: Activity) -> Problem {
+        let what = match activity {
+            Activity::Start => "is being started",
+            Activity::Stop => "is being stopped",
+            Activity::Cleaning => "has just ended and is being cleaned up",
+            Activity::Upgrade => "is being upgraded",
+        };
+        Problem::new(ProblemCode::Conflict, format!("container {} {what}", self.record.name))
+            .with_remedy("wait for it, or try again")
+    }
+}
