@@ -9,13 +9,19 @@ build:
 	$(CARGO) xtask build
 
 demo: build
-	bench/demo.sh
+	demo/tour.sh
 
 test:
 	$(CARGO) xtask ci
 
 bench: build
 	$(CARGO) run --quiet --release --package insula-bench -- $(NAME)
+
+# Seconds of random operations and random deaths.
+INSULA_SOAK_SECONDS ?= 600
+soak: build
+	INSULA_SOAK_SECONDS=$(INSULA_SOAK_SECONDS) INSULA_PROGRAMS=$(CURDIR)/target/release \
+		$(CARGO) test --package insula-testkit --test soak -- --nocapture
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/etc/insula

@@ -26,6 +26,14 @@ pub struct NewEntry {
     pub attributes: Attributes,
 }
 
+impl NewEntry {
+    /// Another name of a file; its attributes are the file's own.
+    #[must_use]
+    pub fn hard_link(target: ImagePath) -> Self {
+        Self { kind: NewKind::HardLink(target), attributes: Attributes::default() }
+    }
+}
+
 /// Kind of an entry on its way into an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NewKind {

@@ -17,7 +17,6 @@ use super::{
     machine,
 };
 use crate::archive::{DecodedStream, ReadArchiveCause, ReadArchiveError, TarEntry, TarReader};
-use crate::attributes::Attributes;
 use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{AddEntryError, ImageWriter};
 use crate::path::ImagePath;
@@ -463,7 +462,7 @@ impl LayerReader<'_> {
                 }
                 writer.add(first.clone(), entry, content)?;
                 for link in rest {
-                    writer.add(link.clone(), hard_link(first.clone()), &mut io::empty())?;
+                    writer.add(link.clone(), NewEntry::hard_link(first.clone()), &mut io::empty())?;
                 }
                 Ok(())
             })?;
@@ -587,15 +586,11 @@ impl LayerReader<'_> {
             if !self.stack.is_from_this_layer(&end) && links.hidden_files.contains(&end) {
                 orphans.entry(end).or_default().push(path);
             } else {
-                writer.add(path, hard_link(end), &mut io::empty())?;
+                writer.add(path, NewEntry::hard_link(end), &mut io::empty())?;
             }
         }
         Ok(orphans)
     }
-}
-
-fn hard_link(target: ImagePath) -> NewEntry {
-    NewEntry { kind: NewKind::HardLink(target), attributes: Attributes::default() }
 }
 
 fn layer_error(layer: &LayerBlob, cause: LayerCause) -> OciImportError {
