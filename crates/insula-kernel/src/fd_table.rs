@@ -94,6 +94,34 @@ pub fn close_from(first: RawFd) -> Result<(), Errno> {
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// `close_range` over every gap between these, from 3 up
+///
+/// For a new process that was born with all its parent's descriptors: it keeps the standard streams and `kept`. Every
+/// handle to another one is void afterwards.
+///
+/// # Errors
+///
+/// None are expected on Linux 5.9 or newer.
+///
+/// Source: `close_range(2)`.
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).filter(|number| *number > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers {
+        if first < number {
+            let range = [first, number - 1].map(|end| libc::c_uint::try_from(end).unwrap_or(libc::c_uint::MAX));
+            // SAFETY: the call takes integers; that handles become void is this function's documented meaning.
+            let ret = unsafe { libc::close_range(range[0], range[1], 0) };
+            if ret != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = number + 1;
+    }
+    close_from(first)
+}
+
 /// The descriptor with this number in a process whose table was just arranged by [`replace`].
 ///
 /// # Errors
@@ -117,6 +145,20 @@ mod tests {
     use crate::fork::{Fork, exit_now, fork};
     use rustix::process::{WaitOptions, waitpid};
     use std::os::fd::AsFd;
+
+    #[test]
+    fn what_is_not_kept_is_closed_around_what_is() {
+        let files: Vec<std::fs::File> = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let Fork::Parent(child) = fork().unwrap() else {
+            let open = |index: usize| numbered(files[index].as_raw_fd()).is_ok();
+            let done = close_all_but(&[files[5].as_fd(), files[2].as_fd(), files[5].as_fd()]);
+            let good =
+                done.is_ok() && (0..8).all(|index| open(index) == [2, 5].contains(&index)) && numbered(2).is_ok();
+            exit_now(if good { 0 } else { 1 })
+        };
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+    }
 
     #[test]
     fn a_replaced_table_holds_the_given_ones_in_order_and_nothing_else() {

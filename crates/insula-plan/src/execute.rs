@@ -231,7 +231,11 @@ fn become_program(plan: &Plan, slots: Slots, worker: &Channel) -> ! {
 }
 
 fn live(plan: &Plan, slots: Slots, worker: &Channel) -> Result<(), StepError> {
-    let mut inside = Inside { slots, worker, root: None };
+    // It was born with every descriptor of the launcher's; with many containers these would fill its own, small table.
+    let kept: Vec<BorrowedFd<'_>> = slots.filled().map(|(_, fd)| fd).chain([worker.as_fd()]).collect();
+    let closed = fd_table::close_all_but(&kept);
+    closed.map_err(|errno| at(Phase::Spawn, 2, "hand-over")(StepFailure::kernel("close_range", errno)))?;
+    let mut inside = Inside { slots, worker, root: None, empty: None };
     take_over(&mut inside, worker).map_err(at(Phase::Spawn, 2, "hand-over"))?;
     for (index, step) in plan.inside.iter().enumerate() {
         inside.perform(step).map_err(at(Phase::Inside, index, step.name()))?;

@@ -42,6 +42,8 @@ pub(crate) struct Inside<'world> {
     pub(crate) worker: &'world Channel,
     /// The container's root, once it was entered.
     pub(crate) root: Option<OwnedFd>,
+    /// The empty directory behind which others are hidden, once one is: one file system in memory serves them all.
+    pub(crate) empty: Option<OwnedFd>,
 }
 
 impl Inside<'_> {
@@ -116,19 +118,25 @@ impl Inside<'_> {
         }
     }
 
-    fn mask(&self, target: &str) -> Result<(), StepFailure> {
+    fn mask(&mut self, target: &str) -> Result<(), StepFailure> {
         let place = match beneath::open_target(self.root()?, target, OFlags::PATH) {
             Err(failure) if beneath::is_missing(&failure) => return Ok(()),
             place => place?,
         };
-        let mask = if is_directory(place.as_fd())? {
-            let read_only = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID).and(MountAttributes::NO_EXEC);
-            let owner = Owner { uid: 0, gid: 0 };
-            mounts::memory(&Tmpfs { size: 4096, inodes: 2, mode: 0o755, owner, attributes: read_only })?
-        } else {
-            self.null_mount()?
-        };
-        attach(mask.as_fd(), place.as_fd(), target)
+        if !is_directory(place.as_fd())? {
+            return attach(self.null_mount()?.as_fd(), place.as_fd(), target);
+        }
+        if let Some(empty) = &self.empty {
+            let mask = mounts::clone_tree(empty.as_fd(), std::path::Path::new(""), Depth::One)?;
+            return attach(mask.as_fd(), place.as_fd(), target);
+        }
+        let read_only = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID).and(MountAttributes::NO_EXEC);
+        let owner = Owner { uid: 0, gid: 0 };
+        let mask = mounts::memory(&Tmpfs { size: 4096, inodes: 2, mode: 0o755, owner, attributes: read_only })?;
+        attach(mask.as_fd(), place.as_fd(), target)?;
+        // Attached by now, as older kernels want of what they clone.
+        self.empty = Some(mask);
+        Ok(())
     }
 
     /// The null device of the container's `/dev`, which the worker made: whatever stands there by now must be it.

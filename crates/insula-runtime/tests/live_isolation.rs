@@ -139,6 +139,17 @@ fn live_what_tells_of_the_host_is_hidden_and_what_steers_it_is_read_only() {
 }
 
 #[test]
+fn live_directories_are_hidden_behind_one_empty_file_system() {
+    let mut node = Node::start();
+    let key = node.image();
+    let (_, output) = run(&mut node, &key, id(12), "grep -E ' (/proc|/sys)/[^ ]* .* - tmpfs ' /proc/self/mountinfo");
+    let empty = output.lines().filter(|line| !line.contains("/null /proc/"));
+    let mut distinct: Vec<&str> = empty.filter_map(|line| line.split(' ').nth(2)).collect();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 1, "{output}");
+}
+
+#[test]
 fn live_no_path_of_the_host_shows_in_the_mount_table() {
     let mut node = Node::start();
     let key = node.image();
