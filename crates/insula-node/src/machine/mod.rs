@@ -8,6 +8,7 @@
 //!
 //! Nothing here decides: which container, which image, which streams comes in an order.
 
+mod console;
 mod exec;
 mod failure;
 mod link;

@@ -42,6 +42,23 @@ pub(super) fn is_full_init(spec: &ContainerSpec, config: &ImageConfig) -> bool {
     }
 }
 
+/// Whether a client's terminal, or one that waits for a client, is in the place of the streams.
+fn is_terminal(spec: &ContainerSpec, streams: &Streams) -> bool {
+    match streams {
+        Streams::Terminal => true,
+        Streams::Detached => spec.tty,
+        Streams::Given { .. } => false,
+    }
+}
+
+/// Where a client wants to see the output.
+fn first_output(streams: Streams) -> Option<OwnedFd> {
+    match streams {
+        Streams::Given { stdout, .. } => stdout,
+        Streams::Terminal | Streams::Detached => None,
+    }
+}
+
 /// A problem of this start, naming the container.
 fn failed(order: &StartOrder, what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
     let mut problem = Problem::from_chain(ProblemCode::StartFailed, error);
@@ -85,7 +102,10 @@ impl Machine {
         let mut given = self.open_directories(&order, &info)?;
         let volumes = open_volumes(&order, &mut given)?;
         let devices = look_at_devices(&order)?;
+        let on_console = is_full_init(&order.spec, &info.config) && !is_terminal(&order.spec, &streams);
+        let (streams, client) = if on_console { (Streams::Detached, first_output(streams)) } else { (streams, None) };
         let (main, log) = self.open_streams(&order, streams, &mut given)?;
+        let log = log.filter(|_| !on_console);
         let (plan, wanted) = self.plan(&order, &info, (&volumes, &devices, main))?;
         self.reserve_ports(&order).await?;
         if let Some(log) = log {
@@ -112,7 +132,11 @@ impl Machine {
         let exit = exit.map(|exit| exit.unwrap_or_else(|_| unknown_exit())).boxed();
         let follow = self.follow(&order, &pidfd);
         self.remember_pidfd(order.id, pidfd);
-        Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master: fds.next(), exit })
+        let mut master = fds.next();
+        if on_console && let Some(master) = master.take() {
+            self.keep_console(&order, &master, client.as_ref()).await?;
+        }
+        Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master, exit })
     }
 
     /// Descriptors for who follows the container: a pidfd, and the file where its end will be.
@@ -222,7 +246,7 @@ impl Machine {
         Ok((MainStreams::Given, Some(log)))
     }
 
-    fn log_dir(&self, order: &StartOrder) -> Result<OwnedFd, Problem> {
+    pub(super) fn log_dir(&self, order: &StartOrder) -> Result<OwnedFd, Problem> {
         let path = self.log_path(order.id);
         let wrap = |error: &(dyn std::error::Error + 'static)| failed(order, &path.display().to_string(), error);
         match std::fs::DirBuilder::new().mode(0o700).create(&path) {
