@@ -1,0 +1,130 @@
+//! Programs that people run, on a Debian image: web servers, databases, a whole system with systemd.
+//!
+//! The image is made once by `mmdebstrap` from the mirror of the host's apt, and kept beside the programs.
+#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use insula_testkit::{Node, eventually, run_bounded};
+
+/// Longest that making the image may take.
+const BUILD_PATIENCE: Duration = Duration::from_secs(230);
+
+const PACKAGES: &str = "nginx-light,redis-server,python3,procps,iproute2,systemd-sysv,dbus,openssh-server,postgresql";
+
+/// The archive of the image; made by the first who asks.
+fn archive() -> PathBuf {
+    // Tests run in `deps/` of a build folder; the archive is for all builds.
+    let target = std::env::current_exe().unwrap().ancestors().nth(4).unwrap().join("test-images");
+    std::fs::create_dir_all(&target).unwrap();
+    let lock = std::fs::File::create(target.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let archive = target.join("debian.tar");
+    if !archive.exists() {
+        let unfinished = target.join("unfinished.tar");
+        let mut command = Command::new("mmdebstrap");
+        command.args(["--variant=minbase", "--include", PACKAGES, "bookworm"]).arg(&unfinished);
+        let _ = run_bounded(command, b"", BUILD_PATIENCE).ok();
+        std::fs::rename(&unfinished, &archive).unwrap();
+    }
+    archive
+}
+
+fn node() -> Node {
+    let archive = archive();
+    let node = Node::start();
+    node.ok(["image", "import", "debian@12", archive.to_str().unwrap()]);
+    node
+}
+
+/// The first bytes of what an address answers to `question`.
+fn ask(address: &str, question: &str) -> Option<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(question.as_bytes()).ok()?;
+    let mut answer = [0; 512];
+    let length = stream.read(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+fn address(node: &Node, container: &str) -> String {
+    node.show(container)["address"].as_str().unwrap().to_owned()
+}
+
+fn answers(address: &str, question: &str, expected: &str) {
+    eventually(&format!("{address} answers {expected}"), || {
+        ask(address, question).filter(|answer| answer.contains(expected)).map(drop)
+    });
+}
+
+#[test]
+fn live_servers_serve() {
+    let node = node();
+    let run = |name: &str, words: &[&str]| node.ok([&["run", "-d", "--name", name, "debian"], words].concat());
+    run("nginx", &["nginx", "-g", "daemon off;"]);
+    run("redis", &["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no"]);
+    run("python", &["python3", "-m", "http.server", "80"]);
+    let get = "GET / HTTP/1.0\r\n\r\n";
+    answers(&format!("{}:80", address(&node, "nginx")), get, "200 OK");
+    answers(&format!("{}:80", address(&node, "python")), get, "200 OK");
+    let redis = format!("{}:6379", address(&node, "redis"));
+    answers(&redis, "SET key value\r\n", "+OK");
+    answers(&redis, "GET key\r\n", "value");
+}
+
+#[test]
+fn live_postgres_keeps_its_data_over_a_restart() {
+    let node = node();
+    let script = "install -d -o postgres /data/pg && exec sleep 1000";
+    node.ok(["run", "-d", "--name", "c", "debian", "sh", "-c", script]);
+    eventually("the folder is there", || (node.run(["exec", "c", "test", "-d", "/data/pg"]).code == 0).then_some(()));
+    let psql = |prepare: &str, statement: &str| {
+        let script = format!(
+            "set -e; bin=/usr/lib/postgresql/15/bin; {prepare}; \
+             $bin/pg_ctl -D /data/pg/db -o '-k /tmp' -w -l /tmp/log start >/dev/null 2>&1 </dev/null; \
+             psql -h /tmp -Atqc \"{statement}\"; $bin/pg_ctl -D /data/pg/db -m fast stop >/dev/null"
+        );
+        node.ok(["exec", "--user", "postgres", "c", "sh", "-c", &script]).text().to_owned()
+    };
+    let prepare = "$bin/initdb -D /data/pg/db >/dev/null 2>&1";
+    psql(prepare, "create table kept as select generate_series(1, 1000) as n");
+    node.ok(["restart", "c"]);
+    assert_eq!(psql("true", "select sum(n) from kept"), "500500");
+}
+
+#[test]
+fn live_a_package_is_installed_in_a_writable_root() {
+    let node = node();
+    let script = "set -e; mkdir -p /tmp/p/DEBIAN /tmp/p/opt; echo from-package >/tmp/p/opt/own; \
+                  printf 'Package: own\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: d\\n' \
+                  >/tmp/p/DEBIAN/control; dpkg-deb --build /tmp/p /tmp/own.deb >/dev/null; \
+                  dpkg --install /tmp/own.deb >/dev/null; cat /opt/own; dpkg-query --show own";
+    let run = node.ok(["run", "--rm", "--root", "writable", "debian", "sh", "-c", script]);
+    assert_eq!(run.text(), "from-package\nown\t1");
+}
+
+#[test]
+fn live_systemd_boots_a_whole_system_and_stops() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "system", "--init", "image", "debian"]);
+    eventually("all is started", || {
+        let said = node.run(["exec", "system", "systemctl", "is-system-running"]).stdout;
+        ["running", "degraded"].contains(&said.trim()).then_some(())
+    });
+    assert_eq!(node.ok(["exec", "system", "cat", "/proc/1/comm"]).text(), "systemd");
+    answers(&format!("{}:22", address(&node, "system")), "SSH-2.0-test\r\n", "SSH-2.0-OpenSSH");
+    answers(&format!("{}:80", address(&node, "system")), "GET / HTTP/1.0\r\n\r\n", "200 OK");
+    let logs = node.ok(["logs", "system"]).stdout;
+    assert!(logs.contains("Reached target"), "the console is the log: {logs}");
+    let began = std::time::Instant::now();
+    node.ok(["stop", "system"]);
+    assert!(began.elapsed() < Duration::from_secs(9), "it was killed instead of stopped");
+    let shown = node.show("system");
+    // The kernel reports the halt of a process tree's first process as its end by SIGINT.
+    assert_eq!((&shown["state"], &shown["exit_code"]), (&"stopped".into(), &130.into()));
+}
