@@ -1,4 +1,4 @@
-//! The console of an image's init: what it shows is the container's log.
+//! Terminals of main processes: they stay when their client goes. The console of an image's init is its log as well.
 //!
 //! Init systems open `/dev/console` anew for each message. Without a master that fails with `EIO`, for which systemd
 //! waits a second each time; with a master that nobody reads, writers stop when it is full. So the keeper reads it
@@ -16,6 +16,20 @@ use super::Machine;
 use crate::host::StartOrder;
 
 impl Machine {
+    /// Keeps the main process's terminal open until the container is swept: a client that detaches or dies must not
+    /// hang it up.
+    ///
+    /// # Errors
+    ///
+    /// Launcher or keeper are gone.
+    pub(super) async fn keep_terminal(&self, order: &StartOrder, master: &OwnedFd) -> Result<(), Problem> {
+        let name = FdName::of_container(order.id, "terminal").map_err(|error| {
+            let detail = format!("start container {}: terminal: {error}", order.name);
+            Problem::new(ProblemCode::StartFailed, detail)
+        })?;
+        self.link.call(LauncherRequest::Keep(KeeperRequest::Put { name }), &[master.as_fd()]).await.map(drop)
+    }
+
     /// Lets the keeper read the console until the container is swept, and copy it to `client`.
     ///
     /// # Errors

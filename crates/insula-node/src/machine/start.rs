@@ -135,6 +135,8 @@ impl Machine {
         let mut master = fds.next();
         if on_console && let Some(master) = master.take() {
             self.keep_console(&order, &master, client.as_ref()).await?;
+        } else if let Some(master) = &master {
+            self.keep_terminal(&order, master).await?;
         }
         Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master, exit })
     }
