@@ -11,6 +11,7 @@ pub mod mount_target;
 pub mod oci;
 pub mod path;
 pub mod progress;
+pub mod recipe;
 pub mod store;
 pub mod tree;
 

@@ -33,7 +33,7 @@ mod usage;
 mod verify;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -44,6 +44,7 @@ use jiff::Timestamp;
 
 pub use export::{ExportCause, ExportError, ExportFormat};
 pub use import::{ImportCause, ImportError, ImportRequest, Imported};
+pub(crate) use import::{add_missing_places, manifest_of};
 pub use incoming::{BeginError, Incoming, PublishError, PublishWarning, Published};
 pub use index::{DamageMark, Hold, ImageInfo, ImageSummary};
 pub use medium::StoreFileError;

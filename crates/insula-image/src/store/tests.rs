@@ -21,13 +21,13 @@ use crate::progress::{Progress, Watch};
 use crate::tree::{InodeKind, Placement};
 
 /// A store in a directory of its own, removed with its immutable files at the end.
-struct TestStore {
+pub(crate) struct TestStore {
     store: Option<Store>,
     dir: tempfile::TempDir,
 }
 
 impl TestStore {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, warnings) = Store::open(&dir.path().join("images")).unwrap();
         assert_eq!(warnings, []);
@@ -76,7 +76,7 @@ impl TestStore {
     }
 
     /// Nothing is in progress and no rubbish is left.
-    fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         let left: Vec<_> = std::fs::read_dir(self.root().join(".incoming")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
@@ -105,11 +105,11 @@ impl Drop for TestStore {
     }
 }
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn id(text: &str) -> ImageId {
+pub(crate) fn id(text: &str) -> ImageId {
     text.parse().unwrap()
 }
 

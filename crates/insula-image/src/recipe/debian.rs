@@ -1,0 +1,420 @@
+//! Debian bases: mmdebstrap's command line, made of closed alphabets, and its archive as a stream.
+//!
+//! The sources are the recipe's mirror or those that the host's own apt uses for the suite, moved to the suite when
+//! the host runs another one. Sources of others on the host (no component `main`) do not get into images.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde::Serialize;
+
+use super::parse::RecipeValueError;
+use crate::progress::{Phase, Watch};
+
+/// A Debian suite and what is added to and taken from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DebianBase {
+    /// Name of the suite, such as `bookworm`.
+    pub suite: String,
+    /// Address of the archive; the host's own when absent.
+    pub mirror: Option<String>,
+    /// mmdebstrap's name for the set of packages to begin with.
+    pub variant: String,
+    /// Components of the archive.
+    pub components: Vec<String>,
+    /// Packages to add, sorted; a version can follow after `=`.
+    pub packages: Vec<String>,
+    /// Packages to remove at the end.
+    pub remove: Vec<String>,
+}
+
+/// A base could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The program is not there.
+    #[error("mmdebstrap is not installed; run `apt-get install mmdebstrap`")]
+    NotInstalled,
+    /// The program could not be started or waited for.
+    #[error("run mmdebstrap")]
+    Run(#[source] io::Error),
+    /// It failed.
+    #[error("mmdebstrap ended with {status}: {}", output.trim_end())]
+    Failed {
+        /// How.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+}
+
+fn alphabet(given: &str, allowed: &'static str, is_allowed: bool) -> Result<(), RecipeValueError> {
+    if is_allowed { Ok(()) } else { Err(RecipeValueError::Alphabet { given: given.to_owned(), allowed }) }
+}
+
+/// Whether `text` begins with a lower-case letter or digit and goes on with those and `more`.
+fn is_plain(text: &str, more: &str) -> bool {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(alphanumeric) && text.len() <= 128 && text.chars().all(|c| alphanumeric(c) || more.contains(c))
+}
+
+pub(super) fn check_suite(suite: &str) -> Result<(), RecipeValueError> {
+    alphabet(suite, "use the name of a suite, such as bookworm", is_plain(suite, "-."))
+}
+
+pub(super) fn check_component(component: &str) -> Result<(), RecipeValueError> {
+    alphabet(component, "use the name of a component, such as main", is_plain(component, "-"))
+}
+
+pub(super) fn check_variant(variant: &str) -> Result<(), RecipeValueError> {
+    let known = ["apt", "buildd", "essential", "important", "minbase", "required", "standard"];
+    let allowed = "use apt, buildd, essential, important, minbase, required or standard";
+    alphabet(variant, allowed, known.contains(&variant))
+}
+
+pub(super) fn check_mirror(mirror: &str) -> Result<(), RecipeValueError> {
+    let rest = ["http://", "https://", "file:///"].iter().find_map(|scheme| mirror.strip_prefix(scheme));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/@%+,=".contains(c);
+    let allowed = "use an address that begins with http://, https:// or file:///";
+    alphabet(mirror, allowed, rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain)))
+}
+
+/// Package names as Debian has them, perhaps with `:` and an architecture or `=` and a version. One that ends in `-`
+/// would tell apt to remove it.
+pub(super) fn check_package(package: &str) -> Result<(), RecipeValueError> {
+    let (name, version) = package.split_once('=').map_or((package, None), |(name, version)| (name, Some(version)));
+    let version_plain = |version: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".+:~-".contains(c);
+        !version.is_empty() && version.len() <= 128 && version.chars().all(plain)
+    };
+    let right = is_plain(name, "+-.:") && !name.ends_with('-') && version.is_none_or(version_plain);
+    alphabet(package, "use the name of a package, such as curl or curl=7.88.1-10", right)
+}
+
+/// An entry of the host's apt sources.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct AptSource {
+    uris: Vec<String>,
+    suites: Vec<String>,
+    components: Vec<String>,
+    signed_by: Option<String>,
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Entries of a `.sources` file.
+fn parse_deb822(text: &str) -> Vec<AptSource> {
+    let mut sources = Vec::new();
+    for paragraph in text.split("\n\n") {
+        let field = |wanted: &str| {
+            let lines = paragraph.lines().filter(|line| !line.starts_with('#'));
+            let mut fields = lines.filter_map(|line| line.split_once(':'));
+            let found = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        };
+        if !words(&field("Types")).iter().any(|kind| kind == "deb") || field("Enabled").eq_ignore_ascii_case("no") {
+            continue;
+        }
+        sources.push(AptSource {
+            uris: words(&field("URIs")),
+            suites: words(&field("Suites")),
+            components: words(&field("Components")),
+            signed_by: Some(field("Signed-By")).filter(|path| path.starts_with('/')),
+        });
+    }
+    sources
+}
+
+/// Entries of a `sources.list` file.
+fn parse_one_line(text: &str) -> Vec<AptSource> {
+    let parse = |line: &str| {
+        let rest = line.trim().strip_prefix("deb ")?.trim_start();
+        let (options, rest) = match rest.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?,
+            None => ("", rest),
+        };
+        let mut parts = words(rest).into_iter();
+        let (uri, suite) = (parts.next()?, parts.next()?);
+        let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+        Some(AptSource {
+            uris: vec![uri],
+            suites: vec![suite],
+            components: parts.take_while(|part| !part.starts_with('#')).collect(),
+            signed_by: signed_by.filter(|path| path.starts_with('/')).map(str::to_owned),
+        })
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+/// Lines for the image's sources: the host's for `suite` with its updates, or those of the host's own suite
+/// (`host_suite`) moved to it.
+fn source_lines(sources: &[AptSource], base: &DebianBase, host_suite: Option<&str>) -> Vec<String> {
+    let of = |suite: &str| -> Vec<String> {
+        let mut lines = Vec::new();
+        for source in sources.iter().filter(|source| source.components.iter().any(|name| name == "main")) {
+            for (uri, host) in source.uris.iter().flat_map(|uri| source.suites.iter().map(move |host| (uri, host))) {
+                let pocket = host.strip_prefix(suite);
+                let Some(pocket) = pocket.filter(|p| ["", "-updates", "-security", "/updates"].contains(p)) else {
+                    continue;
+                };
+                let signed = source.signed_by.as_ref().map_or(String::new(), |path| format!("[signed-by={path}] "));
+                let line = format!("deb {signed}{uri} {}{pocket} {}", base.suite, base.components.join(" "));
+                if check_mirror(uri).is_ok() && !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
+        }
+        lines
+    };
+    let own = of(&base.suite);
+    match (own.is_empty(), host_suite) {
+        (true, Some(host_suite)) => of(host_suite),
+        _ => own,
+    }
+}
+
+/// What the host's apt is set to.
+fn host_sources() -> Vec<AptSource> {
+    let mut sources = Vec::new();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    sources.extend(parse_one_line(&read(Path::new("/etc/apt/sources.list"))));
+    let files = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let mut paths: Vec<_> = files.map(|file| file.path()).collect();
+    paths.sort();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("sources") => sources.extend(parse_deb822(&read(&path))),
+            Some("list") => sources.extend(parse_one_line(&read(&path))),
+            _ => {}
+        }
+    }
+    sources
+}
+
+/// The suite that a Debian host runs.
+fn host_suite() -> Option<String> {
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    let field = |name: &str| {
+        let mut lines = release.lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.trim_matches('"').to_owned()))
+    };
+    field("ID").filter(|id| id == "debian")?;
+    field("VERSION_CODENAME")
+}
+
+/// mmdebstrap's arguments. `sources` are empty when it is to use its own.
+fn arguments(base: &DebianBase, sources: Vec<String>) -> Vec<String> {
+    let mut arguments = vec![
+        format!("--variant={}", base.variant),
+        "--format=tar".to_owned(),
+        format!("--components={}", base.components.join(",")),
+    ];
+    if !base.packages.is_empty() {
+        arguments.push(format!("--include={}", base.packages.join(",")));
+    }
+    if !base.remove.is_empty() {
+        // The names are of a closed alphabet that means nothing to the shell.
+        let names = base.remove.join(" ");
+        arguments.push(format!("--customize-hook=chroot \"$1\" apt-get -y --allow-remove-essential purge -- {names}"));
+    }
+    arguments.extend(["--".to_owned(), base.suite.clone(), "-".to_owned()]);
+    arguments.extend(base.mirror.clone().map_or(sources, |mirror| vec![mirror]));
+    arguments
+}
+
+/// Bytes of a failed program's messages that are shown.
+const MESSAGE_BYTES: usize = 2048;
+/// Seconds that a program has to clean up after it was told to stop.
+const STOP_SECONDS: i64 = 30;
+/// Nanoseconds without a byte of the archive after which the build looks around.
+const SILENCE_NS: i64 = 500_000_000;
+
+/// A running mmdebstrap: its archive is read from this.
+#[derive(Debug)]
+pub(super) struct Bootstrap<'build> {
+    child: Child,
+    archive: ChildStdout,
+    watch: Watch<'build>,
+    done: u64,
+    messages: Option<JoinHandle<VecDeque<u8>>>,
+    ended: bool,
+}
+
+impl<'build> Bootstrap<'build> {
+    /// Starts it. `scratch` is a directory for what it unpacks; the archive's times end at `epoch`.
+    pub(super) fn start(
+        base: &DebianBase,
+        epoch: u64,
+        scratch: &Path,
+        watch: Watch<'build>,
+    ) -> Result<Self, BootstrapError> {
+        let sources = source_lines(&host_sources(), base, host_suite().as_deref());
+        let mut command = Command::new("mmdebstrap");
+        command.args(arguments(base, sources)).env_clear();
+        // PATH is the daemon's own or the system's; nothing else of its environment may change an image.
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        command.env("PATH", path).env("LC_ALL", "C.UTF-8").env("HOME", "/root").env("TMPDIR", scratch);
+        command.env("SOURCE_DATE_EPOCH", epoch.to_string());
+        // How the host reaches the mirror is the host's business and leaves no trace in the image.
+        for proxy in ["http_proxy", "https_proxy", "no_proxy"] {
+            if let Some(value) = std::env::var_os(proxy) {
+                command.env(proxy, value);
+            }
+        }
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => BootstrapError::NotInstalled,
+            _ => BootstrapError::Run(error),
+        })?;
+        let (archive, stderr) = (child.stdout.take(), child.stderr.take());
+        let (Some(archive), Some(mut stderr)) = (archive, stderr) else {
+            return Err(BootstrapError::Run(io::Error::other("it has no pipes")));
+        };
+        let messages = std::thread::spawn(move || {
+            let mut tail = VecDeque::new();
+            let mut buffer = [0; 1024];
+            while let Ok(got @ 1..) = stderr.read(&mut buffer) {
+                tail.extend(&buffer[..got]);
+                tail.drain(..tail.len().saturating_sub(MESSAGE_BYTES));
+            }
+            tail
+        });
+        Ok(Self { child, archive, watch, done: 0, messages: Some(messages), ended: false })
+    }
+
+    /// Waits for its end after the archive was read, and says whether the archive is good.
+    pub(super) fn finish(mut self) -> Result<(), BootstrapError> {
+        io::copy(&mut self.archive, &mut io::sink()).map_err(BootstrapError::Run)?;
+        let status = self.child.wait().map_err(BootstrapError::Run)?;
+        self.ended = true;
+        if status.success() {
+            return Ok(());
+        }
+        let tail = self.messages.take().and_then(|messages| messages.join().ok()).unwrap_or_default();
+        let output = String::from_utf8_lossy(&tail.into_iter().collect::<Vec<_>>()).into_owned();
+        Err(BootstrapError::Failed { status: status.to_string(), output })
+    }
+}
+
+impl Read for Bootstrap<'_> {
+    /// Between two looks at whether the build was cancelled lies half a second at most: the program is silent for as
+    /// long as it downloads and installs.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.watch.report(Phase::Bootstrap, self.done, None).map_err(io::Error::other)?;
+            let timeout = Timespec { tv_sec: 0, tv_nsec: SILENCE_NS };
+            match poll(&mut [PollFd::new(&self.archive, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => {
+                    let got = self.archive.read(buffer)?;
+                    self.done += u64::try_from(got).map_err(io::Error::other)?;
+                    return Ok(got);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Bootstrap<'_> {
+    /// A build that ends early stops the program: it gets the time to unmount and remove what it made.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let pid = Pid::from_child(&self.child);
+        let stopped = kill_process(pid, Signal::TERM).is_ok()
+            && pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|pidfd| {
+                let timeout = Timespec { tv_sec: STOP_SECONDS, tv_nsec: 0 };
+                poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
+            });
+        if !stopped {
+            // Not listening; what it leaves is in the operation's own directory.
+            let _ = self.child.kill();
+        }
+        // Reaped, whatever it was: there is nobody left to tell.
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(suite: &str) -> DebianBase {
+        DebianBase {
+            suite: suite.to_owned(),
+            mirror: None,
+            variant: "minbase".to_owned(),
+            components: vec!["main".to_owned()],
+            packages: vec!["curl".to_owned(), "g++=4:12".to_owned()],
+            remove: vec![],
+        }
+    }
+
+    const HOST: &str = "Types: deb\n# a comment\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\n\
+        Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\
+        Types: deb\nURIs: http://mirror.example/security\nSuites: bookworm-security\nComponents: main contrib\n\n\
+        Types: deb\nURIs: https://other.example/apt\nSuites: bookworm\nComponents: stable\n\n\
+        Types: deb\nEnabled: no\nURIs: http://off.example/debian\nSuites: bookworm\nComponents: main\n";
+
+    #[test]
+    fn the_hosts_own_sources_are_used_and_those_of_others_are_not() {
+        let lines = source_lines(&parse_deb822(HOST), &base("bookworm"), Some("bookworm"));
+        let key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+        assert_eq!(
+            lines,
+            [
+                format!("deb {key} http://mirror.example/debian bookworm main"),
+                format!("deb {key} http://mirror.example/debian bookworm-updates main"),
+                "deb http://mirror.example/security bookworm-security main".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn another_suite_comes_from_the_same_mirror() {
+        let sources = parse_one_line(
+            "# deb http://no.example x main\ndeb [arch=amd64 signed-by=/k.gpg] http://m.example/debian bookworm main # x\n\
+             deb-src http://m.example/debian bookworm main\n",
+        );
+        assert_eq!(
+            source_lines(&sources, &base("trixie"), Some("bookworm")),
+            ["deb [signed-by=/k.gpg] http://m.example/debian trixie main"]
+        );
+        assert_eq!(source_lines(&sources, &base("trixie"), None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_command_line_is_options_an_end_and_operands() {
+        let named = DebianBase { mirror: Some("http://m.example/debian".to_owned()), ..base("bookworm") };
+        let expected = [
+            "--variant=minbase",
+            "--format=tar",
+            "--components=main",
+            "--include=curl,g++=4:12",
+            "--",
+            "bookworm",
+            "-",
+            "http://m.example/debian",
+        ];
+        assert_eq!(arguments(&named, vec!["deb not used".to_owned()]), expected);
+    }
+
+    #[test]
+    fn package_names_of_debian_pass_and_others_do_not() {
+        for good in ["curl", "g++", "libstdc++6", "zlib1g:amd64", "curl=7.88.1-10+deb12u5", "0ad"] {
+            check_package(good).unwrap();
+        }
+        for bad in ["", "-y", "--purge", "foo-", "Foo", "a b", "a;b", "a=", "$(x)", "a=b c", "a\nb", "?essential"] {
+            assert!(check_package(bad).is_err(), "{bad:?}");
+        }
+    }
+}
