@@ -45,6 +45,15 @@ fn text(store: &TestStore, image: &ImageId, path: &str) -> String {
 }
 
 #[test]
+fn the_recipe_of_the_documentation_is_one() {
+    let page = include_str!("../../../../docs/recipes.md");
+    let example = page.split("```").nth(1).unwrap().strip_prefix("toml").unwrap();
+    let recipe = Recipe::parse(example).unwrap();
+    assert_eq!(recipe.id, id("web@1"));
+    assert_eq!(recipe.config.checks, [["nginx", "-t"]]);
+}
+
+#[test]
 fn the_same_recipe_gives_the_same_image() {
     let digests = [(), ()].map(|()| {
         let store = TestStore::new();
@@ -260,9 +269,8 @@ fn live_a_failing_command_ends_the_build_with_its_words() {
     store.assert_clean();
 }
 
-/// Downloads from the host's mirror, twice: `cargo test -p insula-image live_slow_ -- --ignored`.
+/// Downloads from the host's mirror, twice: half a minute.
 #[test]
-#[ignore = "needs a mirror and a minute"]
 fn live_slow_a_debian_image_built_twice_is_the_same() {
     let recipe = "name = \"debian\"\nversion = \"12\"\npackages = [\"busybox-static\"]\nremove_packages = [\"busybox-static\"]\n\
         [base]\nsuite = \"bookworm\"\n[config]\ninit = \"systemd\"\n[[users]]\nname = \"app\"\n";
@@ -282,9 +290,7 @@ fn live_slow_a_debian_image_built_twice_is_the_same() {
     assert_eq!(digests[0], digests[1]);
 }
 
-/// `cargo test -p insula-image live_slow_ -- --ignored`.
 #[test]
-#[ignore = "needs mmdebstrap and half a minute"]
 fn live_slow_a_cancelled_or_failed_bootstrap_leaves_nothing() {
     let store = TestStore::new();
     let parse =

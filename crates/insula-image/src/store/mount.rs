@@ -72,11 +72,14 @@ impl Store {
         now: Timestamp,
         watch: Watch<'_>,
     ) -> Result<MountSource, OpenForMountError> {
-        let entry = self.index.read().versions.get(id).cloned();
-        let entry = entry.ok_or_else(|| UnknownImageError { id: id.clone() })?;
-        if let Some(damage) = entry.damage {
-            return Err(OpenForMountError::Damaged { id: id.clone(), what: damage.what });
-        }
+        let known = {
+            let index = self.index.read();
+            let entry = index.versions.get(id).ok_or_else(|| UnknownImageError { id: id.clone() })?;
+            if let Some(damage) = &entry.damage {
+                return Err(OpenForMountError::Damaged { id: id.clone(), what: damage.what.clone() });
+            }
+            entry.checked.clone()
+        };
         let path = self.layout.version(id).join(IMAGE_FILE);
         let failed = |action| {
             let on = StoreFileError::on(action, &path);
@@ -85,11 +88,12 @@ impl Store {
         let file = File::open(&path).map_err(failed("open"))?;
         let state = FileState::of(&file).map_err(failed("stat"))?;
         let size = Bytes(state.bytes);
-        let checked = entry.checked.or_else(|| self.recorded_check(&self.layout.version(id)));
-        if checked.as_ref() != Some(&state) {
-            self.check_all_bytes(id, &file, now, watch)?;
-        } else if let Some(entry) = self.index.write().versions.get_mut(id) {
-            entry.checked = checked;
+        if known.as_ref() != Some(&state) {
+            if self.recorded_check(&self.layout.version(id)).as_ref() != Some(&state) {
+                self.check_all_bytes(id, &file, now, watch)?;
+            } else if let Some(entry) = self.index.write().versions.get_mut(id) {
+                entry.checked = Some(state);
+            }
         }
         Ok(MountSource { fd: file.into(), path, size })
     }

@@ -207,6 +207,40 @@ fn a_failed_or_cancelled_import_leaves_nothing() {
 }
 
 #[test]
+fn readers_do_not_wait_for_an_import() {
+    let store = TestStore::new();
+    store.import("web@1", &[("a", b"1")]);
+    let (source, mut sender) = std::io::pipe().unwrap();
+    let source = File::from(std::os::fd::OwnedFd::from(source));
+    std::thread::scope(|scope| {
+        let import = scope.spawn(|| store.try_import("web@2", source));
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(1);
+        builder.append_data(&mut header, "b", &b"2"[..]).unwrap();
+        let archive = builder.into_inner().unwrap();
+        sender.write_all(&archive[..600]).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while std::fs::read_dir(store.root().join(".incoming")).unwrap().count() == 0 {
+            assert!(std::time::Instant::now() < deadline, "the import does not begin");
+            std::thread::yield_now();
+        }
+        // Now it waits for the rest of its archive.
+        assert!(matches!(store.begin(&id("web@2")), Err(BeginError::InFlight { .. })));
+        assert_eq!(store.list().len(), 1);
+        store.resolve(&"web".parse().unwrap(), Strictness::Strict).unwrap();
+        store.open_for_mount(&id("web@1"), at(1), Watch::nobody()).unwrap();
+        assert_eq!(store.verify(&id("web@1"), at(1), Watch::nobody()).unwrap().damage, []);
+        store.set_default(&id("web@1")).unwrap();
+        store.gc(&BTreeSet::new()).unwrap();
+        sender.write_all(&archive[600..]).unwrap();
+        drop(sender);
+        import.join().unwrap().unwrap();
+    });
+    assert_eq!(store.list().len(), 2);
+}
+
+#[test]
 fn progress_is_told_and_ends_at_the_total() {
     let store = TestStore::new();
     let reports = std::cell::RefCell::new(Vec::new());
