@@ -84,7 +84,7 @@ impl Container {
         let Fork::Parent(helper) = fork().unwrap() else {
             let kinds = UnshareFlags::NEWUSER | UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWUTS;
             // SAFETY is the callee's: this child has one thread and shares nothing but memory that it will not use.
-            must(unshare(kinds));
+            must(insula_kernel::namespace::unshare(kinds));
             must(rustix::io::write(&pid_write, b"u"));
             must(rustix::io::read(&go_read, &mut [0]));
             match must(fork()) {
@@ -188,12 +188,6 @@ impl Drop for Container {
             rustix::process::waitpid(Some(self.helper), WaitOptions::empty()).ok();
         }
     }
-}
-
-#[allow(unsafe_code, reason = "rustix marks unshare unsafe; this process has one thread")]
-fn unshare(kinds: UnshareFlags) -> rustix::io::Result<()> {
-    // SAFETY: NEWFS and FILES, by which the call could take a thread's view away from it, are not among the kinds.
-    unsafe { rustix::thread::unshare_unsafe(kinds) }
 }
 
 /// Ends a forked child that cannot go on.
