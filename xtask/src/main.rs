@@ -4,6 +4,7 @@
 //! `dependencies`) are also ordinary tests of this crate.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal of a developer")]
 
+mod acceptance;
 mod build;
 mod ci;
 mod clean_host;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::acceptance;
 use crate::finding::Finding;
 use crate::workspace;
 
@@ -85,6 +86,7 @@ fn check_map() -> Vec<Finding> {
 /// Every broken rule of the workspace.
 pub(crate) fn check() -> Vec<Finding> {
     let mut findings = check_map();
+    findings.extend(acceptance::check());
     for folder in workspace::crate_folders() {
         findings.extend(check_manifest(&folder));
         for path in workspace::files(&folder, "rs") {

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn live_root_inside_can_neither_trace_nor_read_nor_signal_process_1() {
+    fn live_t01_root_inside_can_neither_trace_nor_read_nor_signal_process_1() {
         let container = idle();
         let script = "for f in mem exe environ fd maps; do ls -l /proc/1/$f >/dev/null 2>&1 && echo listed $f; \
             cat /proc/1/$f >/dev/null 2>&1 && echo read $f; done; kill -9 1; kill -STOP 1; echo done";

@@ -38,7 +38,7 @@ fn run(node: &mut Node, key: &ImageKey, id: ContainerId, script: &str) -> (ExitS
 }
 
 #[test]
-fn live_every_namespace_is_the_containers_own() {
+fn live_a13_every_namespace_is_the_containers_own() {
     let mut node = Node::start();
     let key = node.image();
     let running = idle(&mut node, &key, id(1));
@@ -150,7 +150,7 @@ fn live_directories_are_hidden_behind_one_empty_file_system() {
 }
 
 #[test]
-fn live_no_path_of_the_host_shows_in_the_mount_table() {
+fn live_a18_no_path_of_the_host_shows_in_the_mount_table() {
     let mut node = Node::start();
     let key = node.image();
     let (_, output) = run(&mut node, &key, id(7), "cat /proc/self/mountinfo");

@@ -80,7 +80,7 @@ fn live_an_images_own_init_runs_as_process_1_on_a_console_and_can_be_joined() {
 }
 
 #[test]
-fn live_a_joined_process_is_in_every_namespace_and_group_and_holds_nothing_of_the_host() {
+fn live_t11_a_joined_process_is_in_every_namespace_and_group_and_holds_nothing_of_the_host() {
     let (mut node, key) = node_with_init();
     let running = boot(&mut node, &key, id(2));
     let null = std::fs::File::open("/dev/null").unwrap();

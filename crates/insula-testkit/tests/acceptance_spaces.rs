@@ -39,7 +39,7 @@ fn get(address: &str) -> Option<String> {
 }
 
 #[test]
-fn live_every_namespace_is_the_containers_own() {
+fn live_a13_every_namespace_is_the_containers_own() {
     let node = node();
     let host = ProbeReport::of_this_process();
     // Both at once: the kernel gives the number of a namespace that is gone to the next one.
@@ -59,7 +59,7 @@ fn live_every_namespace_is_the_containers_own() {
 }
 
 #[test]
-fn live_nothing_of_the_host_is_visible() {
+fn live_a16_nothing_of_the_host_is_visible() {
     let node = node();
     let report = node.probe_run(&[]);
     assert_eq!(report.processes.len(), 2, "process 1 and the probe: {:?}", report.processes);
@@ -93,7 +93,7 @@ fn live_nothing_of_the_host_is_visible() {
 }
 
 #[test]
-fn live_a_neighbour_is_neither_seen_nor_reached() {
+fn live_a16_a_neighbour_is_neither_seen_nor_reached() {
     let node = node();
     for name in ["a", "b"] {
         node.ok(["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
@@ -115,7 +115,7 @@ fn live_a_neighbour_is_neither_seen_nor_reached() {
 }
 
 #[test]
-fn live_sockets_without_a_file_are_those_of_the_container() {
+fn live_a16_sockets_without_a_file_are_those_of_the_container() {
     let node = node();
     let name = format!("insula-test-{}", std::process::id());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
@@ -126,7 +126,7 @@ fn live_sockets_without_a_file_are_those_of_the_container() {
 }
 
 #[test]
-fn live_two_containers_serve_port_80_on_their_own_addresses() {
+fn live_a14_two_containers_serve_port_80_on_their_own_addresses() {
     let node = node();
     let (a, b) = (start_web(&node, "a", &[]), start_web(&node, "b", &[]));
     assert_ne!(a, b);
@@ -143,7 +143,7 @@ fn live_two_containers_serve_port_80_on_their_own_addresses() {
 }
 
 #[test]
-fn live_a_container_reaches_the_host_and_not_the_management_socket() {
+fn live_a21_a_container_reaches_the_host_and_not_the_management_socket() {
     let node = node();
     let report = node.probe_run(&[]);
     assert!(report.mounts.iter().all(|mount| !mount.target.contains("insula")));
@@ -184,7 +184,7 @@ fn live_a_published_port_leads_to_the_container() {
 }
 
 #[test]
-fn live_who_is_it_is_answered_from_every_trace() {
+fn live_a20_who_is_it_is_answered_from_every_trace() {
     let node = node();
     for name in ["a", "b"] {
         node.ok(["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
@@ -202,7 +202,7 @@ fn live_who_is_it_is_answered_from_every_trace() {
 }
 
 #[test]
-fn live_a_container_has_exactly_its_addresses() {
+fn live_a15_a_container_has_exactly_its_addresses() {
     let node = node();
     let (a, b) = (start_web(&node, "a", &[]), start_web(&node, "b", &[]));
     eventually("b serves", || get(&format!("{b}:80")));

@@ -34,7 +34,7 @@ fn nothing_new(before: &Leftovers, node: &Node) {
 }
 
 #[test]
-fn live_the_mount_steps_are_done_at_start() {
+fn live_a06_the_mount_steps_are_done_at_start() {
     let node = node();
     let options = ["--timezone", "Europe/Rome", "--env", "GREETING=good morning"];
     let report = node.probe_run(&options);
@@ -59,7 +59,7 @@ fn live_the_mount_steps_are_done_at_start() {
 }
 
 #[test]
-fn live_writable_places_have_the_sizes_of_the_plan() {
+fn live_a06_writable_places_have_the_sizes_of_the_plan() {
     let node = node();
     let script = "df -k /etc /var /tmp /dev /run /root /home | tail -n +2";
     let listed = node.ok(["run", "--rm", "busybox", "sh", "-c", script]);
@@ -75,7 +75,7 @@ fn live_writable_places_have_the_sizes_of_the_plan() {
 }
 
 #[test]
-fn live_the_image_is_read_only_and_only_data_outlives_a_restart() {
+fn live_a07_the_image_is_read_only_and_only_data_outlives_a_restart() {
     let node = node();
     node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
     let script = "echo mine >/etc/mark; echo >/var/mark; echo >/tmp/mark; echo kept >/data/mark; \
@@ -105,7 +105,7 @@ fn live_a_writable_root_keeps_what_is_written() {
 }
 
 #[test]
-fn live_an_unknown_version_falls_back_to_the_default_and_says_so() {
+fn live_a04_an_unknown_version_falls_back_to_the_default_and_says_so() {
     let node = node();
     let before = node.on_host();
     let run = node.ok(["run", "--rm", "busybox@7", "cat", "/etc/os-release"]);
@@ -119,7 +119,7 @@ fn live_an_unknown_version_falls_back_to_the_default_and_says_so() {
 }
 
 #[test]
-fn live_a_missing_image_is_refused_and_leaves_nothing() {
+fn live_a09_a_missing_image_is_refused_and_leaves_nothing() {
     let node = node();
     let before = node.on_host();
     let said = node.fails(125, ["run", "--rm", "nothing", "true"]);
@@ -129,7 +129,7 @@ fn live_a_missing_image_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn live_data_that_cannot_be_reached_refuses_the_start() {
+fn live_a09_data_that_cannot_be_reached_refuses_the_start() {
     let node = node();
     node.ok(["create", "--name", "c", "busybox", "true"]);
     let data = node.show("c")["data_path"].as_str().unwrap().to_owned();

@@ -40,7 +40,7 @@ fn version(node: &Node, container: &str) -> String {
 }
 
 #[test]
-fn live_a_set_image_runs_after_the_restart_and_rolls_back() {
+fn live_a08_a_set_image_runs_after_the_restart_and_rolls_back() {
     let node = node();
     node.ok(["run", "-d", "--name", "c", "box@1", "sleep", "1000"]);
     node.ok(["exec", "c", "sh", "-c", "echo kept >/data/mark"]);
@@ -61,7 +61,7 @@ fn live_a_set_image_runs_after_the_restart_and_rolls_back() {
 }
 
 #[test]
-fn live_an_upgrade_that_is_not_healthy_is_taken_back_with_its_reason() {
+fn live_a08_an_upgrade_that_is_not_healthy_is_taken_back_with_its_reason() {
     let node = node();
     node.ok(["run", "-d", "--name", "c", "box@1", "sleep", "1000"]);
     node.ok(["exec", "c", "sh", "-c", "echo kept >/data/mark"]);
@@ -82,7 +82,7 @@ fn live_an_upgrade_that_is_not_healthy_is_taken_back_with_its_reason() {
 }
 
 #[test]
-fn live_an_upgrade_whose_command_ends_is_taken_back() {
+fn live_a08_an_upgrade_whose_command_ends_is_taken_back() {
     let node = node();
     let script = "test $(cat /etc/version) = 1 || exit 5; exec sleep 1000";
     node.ok(["run", "-d", "--name", "c", "box@1", "sh", "-c", script]);
@@ -94,7 +94,7 @@ fn live_an_upgrade_whose_command_ends_is_taken_back() {
 }
 
 #[test]
-fn live_a_new_default_is_for_new_containers() {
+fn live_a04_a_new_default_is_for_new_containers() {
     let node = node();
     node.ok(["run", "-d", "--name", "old", "box", "sleep", "1000"]);
     assert_eq!(version(&node, "old"), "1");

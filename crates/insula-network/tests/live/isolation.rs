@@ -11,7 +11,7 @@ fn steal(container: &Container, address: &str) {
 }
 
 #[test]
-fn live_a_stolen_or_invented_source_address_reaches_no_one() {
+fn live_a15_a_stolen_or_invented_source_address_reaches_no_one() {
     let world = World::new("spoof");
     let network = world.node("n1", 1, Inbound::Routed);
     let (thief, victim, third) =
@@ -61,7 +61,7 @@ fn mac(container: &Container) -> String {
 }
 
 #[test]
-fn live_the_hardware_address_of_another_gives_no_other_source() {
+fn live_a15_the_hardware_address_of_another_gives_no_other_source() {
     let world = World::new("mac");
     let network = world.node("n1", 1, Inbound::Routed);
     let (thief, victim, third) =
@@ -78,7 +78,7 @@ fn live_the_hardware_address_of_another_gives_no_other_source() {
 }
 
 #[test]
-fn live_a_stolen_address_takes_no_packets_from_its_owner() {
+fn live_a15_a_stolen_address_takes_no_packets_from_its_owner() {
     let world = World::new("steal");
     let network = world.node("n1", 1, Inbound::Routed);
     let (thief, victim) = (world.container(&network, 2, &[]), world.container(&network, 3, &[]));
