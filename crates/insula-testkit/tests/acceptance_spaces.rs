@@ -230,7 +230,7 @@ fn live_users_of_the_container_are_not_those_of_the_host() {
         "mknod /tmp/disk b 8 0",
         "echo 1 >/proc/sys/kernel/sysrq",
         "echo x >/proc/sysrq-trigger",
-        "cat /proc/kcore",
+        "head -c 1 /proc/kcore | wc -c | grep -q 1",
         "dmesg",
         "chroot /proc/1/root true",
     ] {

@@ -63,7 +63,7 @@ fn answers(address: &str, question: &str, expected: &str) {
 }
 
 #[test]
-fn live_servers_serve() {
+fn live_debian_servers_serve() {
     let node = node();
     let run = |name: &str, words: &[&str]| node.ok([&["run", "-d", "--name", name, "debian"], words].concat());
     run("nginx", &["nginx", "-g", "daemon off;"]);
@@ -78,7 +78,7 @@ fn live_servers_serve() {
 }
 
 #[test]
-fn live_postgres_keeps_its_data_over_a_restart() {
+fn live_debian_postgres_keeps_its_data_over_a_restart() {
     let node = node();
     let script = "install -d -o postgres /data/pg && exec sleep 1000";
     node.ok(["run", "-d", "--name", "c", "debian", "sh", "-c", script]);
@@ -98,7 +98,7 @@ fn live_postgres_keeps_its_data_over_a_restart() {
 }
 
 #[test]
-fn live_a_package_is_installed_in_a_writable_root() {
+fn live_debian_a_package_is_installed_in_a_writable_root() {
     let node = node();
     let script = "set -e; mkdir -p /tmp/p/DEBIAN /tmp/p/opt; echo from-package >/tmp/p/opt/own; \
                   printf 'Package: own\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: d\\n' \
@@ -109,7 +109,7 @@ fn live_a_package_is_installed_in_a_writable_root() {
 }
 
 #[test]
-fn live_systemd_boots_a_whole_system_and_stops() {
+fn live_debian_systemd_boots_a_whole_system_and_stops() {
     let node = node();
     node.ok(["run", "-d", "--name", "system", "--init", "image", "debian"]);
     eventually("all is started", || {

@@ -10,22 +10,28 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount --make-rshared /
 depmod
 modprobe -a erofs overlay veth loop nf_tables nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_masq nft_nat nft_ct
 # Tests keep their files where users do: on a disk's file system, which can be idmapped and mounted from on each kernel.
 truncate -s 2G /disk
 mkfs.ext4 -q -F -O ^has_journal /disk
-mount -o loop /disk /tmp
+mount -o loop /disk /mnt
+cp -a /tmp/. /mnt/
+mount --move /mnt /tmp
 chmod 1777 /tmp
+mount --make-rshared /
 ip link set lo up
 filter=$(sed -n 's/.*insula.filter=\([^ ]*\).*/\1/p' /proc/cmdline)
 export INSULA_PROGRAM_DIR=/insula INSULA_VM=1 RUST_BACKTRACE=1
 failed=0
 for test in /insula/tests/*; do
-	"$test" --list --format terse "$filter" 2>/dev/null | grep -q ': test$' || continue
+	# Names that begin so need a mirror or another engine, which the machine has not.
+	chosen="$filter --skip live_debian_ --skip live_peer_"
+	# shellcheck disable=SC2086
+	"$test" --list --format terse $chosen 2>/dev/null | grep -q ': test$' || continue
 	echo "== $(basename "$test")"
-	timeout 600 "$test" --test-threads=1 "$filter" </dev/null || failed=$((failed + 1))
+	# shellcheck disable=SC2086
+	timeout 1200 "$test" --test-threads=1 $chosen </dev/null || failed=$((failed + 1))
 done
 echo "insula-vm-result: $failed"
 sync

@@ -80,6 +80,9 @@ fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
         let Some(executable) = message.get("executable").and_then(Value::as_str) else { continue };
         let is_test = message.pointer("/profile/test").and_then(Value::as_bool).unwrap_or(false);
+        if !is_test && message.pointer("/target/kind/0").and_then(Value::as_str) != Some("bin") {
+            continue;
+        }
         let executable = Path::new(executable);
         let Some(name) = executable.file_name() else { continue };
         let target = if is_test { tests.join(name) } else { programs.join(name) };

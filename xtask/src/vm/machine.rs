@@ -17,7 +17,7 @@ const CPU: &str = "max,-cx16";
 /// Memory of the machine in MiB: root, programs and containers live in it.
 const MEMORY_MIB: &str = "6144";
 
-/// Boots `initramfs` and shows the console; ends when the machine powers off, or after 20 minutes.
+/// Boots `initramfs` and shows the console; ends when the machine powers off, or after an hour.
 pub(super) fn run(
     kernel: Kernel,
     boot: &Boot,
@@ -28,7 +28,7 @@ pub(super) fn run(
     let append = format!("console=ttyS0 quiet panic=-1 loglevel=4 insula.filter={filter}");
     println!("── machine with kernel {}: booting", boot.release);
     let mut machine = Command::new("timeout")
-        .args(["1200", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"])
+        .args(["3600", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"])
         .args(["-m", MEMORY_MIB, "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-append", &append])
         .arg("-kernel")
         .arg(boot.image())

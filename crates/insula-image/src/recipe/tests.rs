@@ -271,7 +271,7 @@ fn live_a_failing_command_ends_the_build_with_its_words() {
 
 /// Downloads from the host's mirror, twice: half a minute.
 #[test]
-fn live_slow_a_debian_image_built_twice_is_the_same() {
+fn live_debian_is_the_same_when_built_twice() {
     let recipe = "name = \"debian\"\nversion = \"12\"\npackages = [\"busybox-static\"]\nremove_packages = [\"busybox-static\"]\n\
         [base]\nsuite = \"bookworm\"\n[config]\ninit = \"systemd\"\n[[users]]\nname = \"app\"\n";
     let digests = [(), ()].map(|()| {
@@ -291,7 +291,7 @@ fn live_slow_a_debian_image_built_twice_is_the_same() {
 }
 
 #[test]
-fn live_slow_a_cancelled_or_failed_bootstrap_leaves_nothing() {
+fn live_debian_a_cancelled_or_failed_bootstrap_leaves_nothing() {
     let store = TestStore::new();
     let parse =
         |suite: &str| Recipe::parse(&format!("name = \"d\"\nversion = \"1\"\n[base]\nsuite = \"{suite}\"")).unwrap();

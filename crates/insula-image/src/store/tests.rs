@@ -555,7 +555,7 @@ fn run(program: &str, args: &[&str]) -> String {
 }
 
 #[test]
-fn live_other_programs_take_our_layouts_and_we_take_theirs() {
+fn live_peer_programs_take_our_layouts_and_we_take_theirs() {
     let store = TestStore::new();
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
