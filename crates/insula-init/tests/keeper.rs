@@ -176,6 +176,51 @@ mod tests {
         assert!(read_log(&fixture.log_path(id())).0 == expected);
     }
 
+    /// Everything that one client gets which begins to read only now.
+    fn read_all(client_end: OwnedFd) -> Vec<u8> {
+        let mut got = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(client_end), &mut got).unwrap();
+        got
+    }
+
+    #[test]
+    fn live_a_slow_client_gets_the_end_of_a_run_that_is_over_and_nothing_of_the_next() {
+        let mut fixture = Fixture::new();
+        let bounds = Some(LogBounds::DEFAULT);
+        let (client_end, tee) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (writer, copies) = fixture.start_log(id(), bounds, Some((tee, WhenSlow::Block)));
+        drop(copies);
+        // More than the client's pipe takes: the keeper holds one read, the rest is in the container's pipe.
+        let last_words = vec![b'a'; 3 * 65_536];
+        assert_eq!(rustix::io::write(&writer, &last_words), Ok(last_words.len()));
+        // Somebody holds the pipe open; the run is over all the same.
+        fixture.client.call(KeeperRequest::RemoveContainer { container: id() }, &[]).unwrap();
+        let (other_end, tee) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (next, copies) = fixture.start_log(id(), bounds, Some((tee, WhenSlow::Block)));
+        drop(copies);
+        write(&next, "next run\n");
+        drop(next);
+        assert_eq!(read_all(other_end), b"next run\n");
+        assert!(read_all(client_end) == last_words);
+        fixture.drained(id());
+        let (log, _) = read_log(&fixture.log_path(id()));
+        assert_eq!(log.len(), last_words.len() + "next run\n".len());
+    }
+
+    #[test]
+    fn live_a_keeper_that_is_told_to_end_lets_a_slow_client_read_to_the_end() {
+        let mut fixture = Fixture::new();
+        let program = fixture.program.take().unwrap();
+        let (client_end, tee) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (writer, copies) = fixture.start_log(id(), Some(LogBounds::DEFAULT), Some((tee, WhenSlow::Block)));
+        drop(copies);
+        assert_eq!(rustix::io::write(&writer, &[b'a'; 65_536]), Ok(65_536));
+        assert_eq!(rustix::io::write(&writer, &[b'b'; 65_536]), Ok(65_536));
+        fixture.client.call(KeeperRequest::Shutdown, &[]).unwrap();
+        assert_eq!(read_all(client_end).len(), 2 * 65_536);
+        assert_eq!(program.join(), 0);
+    }
+
     #[test]
     fn live_a_client_that_goes_away_costs_nothing() {
         let mut fixture = Fixture::new();

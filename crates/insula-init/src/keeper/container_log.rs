@@ -5,6 +5,10 @@
 //!                     \-> tee, tee …   (a tee that blocks and is full: the pipe is not watched until it has room)
 //!   pipe --splice--> /dev/null         (no tee, and the rate allows nothing: counted as lost)
 //! ```
+//!
+//! A run that is over (`RemoveContainer`) goes on until its tees have what it wrote: a reader that is slow gets
+//! everything, however long it takes, and one that is gone ends it. The next run of the same container may begin
+//! meanwhile; pipes and tees know their run, so that none gets the output of another.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -29,7 +33,7 @@ const STREAMS_MAX: usize = 16;
 /// Tees of one container.
 const TEES_MAX: usize = 16;
 
-/// Reads of one pipe when a log is ended by request: more than any pipe holds.
+/// Reads of one pipe of a run that is over: more than any pipe holds.
 const LAST_READS_MAX: usize = 1024;
 
 /// What the keeper's loop lends to a log.
@@ -57,6 +61,8 @@ pub(super) struct ContainerLog {
     container: ContainerId,
     bounds: Option<LogBounds>,
     files: Option<LogFiles>,
+    /// Which run pipes and tees that are added now belong to; those of an earlier one are over.
+    run: u32,
     streams: [Option<Stream>; STREAMS_MAX],
     tees: [Option<Tee>; TEES_MAX],
     flushes: Vec<PendingFlush>,
@@ -65,6 +71,7 @@ pub(super) struct ContainerLog {
 #[derive(Debug)]
 struct Stream {
     kind: LogStream,
+    run: u32,
     pipe: OwnedFd,
     read: u64,
     watched: bool,
@@ -77,6 +84,13 @@ struct PendingFlush {
     until: [u64; STREAMS_MAX],
 }
 
+impl Stream {
+    /// Whether this tee gets what is read here.
+    fn feeds(&self, tee: &Tee) -> bool {
+        tee.spec.stream == self.kind && tee.run == self.run
+    }
+}
+
 impl ContainerLog {
     /// A log with nothing to read yet. `directory` goes with bounds.
     pub(super) fn new(start: &LogStart, directory: OwnedFd, now: Moment) -> Result<Self, Errno> {
@@ -85,6 +99,7 @@ impl ContainerLog {
             container: start.container,
             bounds: start.files,
             files,
+            run: 0,
             streams: Default::default(),
             tees: Default::default(),
             flushes: Vec::new(),
@@ -95,13 +110,13 @@ impl ContainerLog {
     pub(super) fn add_stream(&mut self, kind: LogStream, pipe: OwnedFd) -> Result<(), Errno> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
         let slot = self.streams.iter_mut().find(|slot| slot.is_none()).ok_or(Errno::NOSPC)?;
-        *slot = Some(Stream { kind, pipe, read: 0, watched: false });
+        *slot = Some(Stream { kind, run: self.run, pipe, read: 0, watched: false });
         Ok(())
     }
 
     /// Adds a copy.
     pub(super) fn add_tee(&mut self, bench: &Bench<'_>, spec: TeeSpec, fd: OwnedFd) -> Result<(), Errno> {
-        let tee = Tee::new(spec, fd)?;
+        let tee = Tee::new(spec, fd, self.run)?;
         let place = self.tees.iter().position(Option::is_none).ok_or(Errno::NOSPC)?;
         if tee.can_be_watched() {
             bench.poller.add(&tee, tee_token(bench, place), Interest::End)?;
@@ -121,12 +136,15 @@ impl ContainerLog {
         }
     }
 
-    /// Watches what is to be watched now, and closes tees whose stream is over.
-    pub(super) fn settle(&mut self, bench: &Bench<'_>) {
+    /// Reads what is left of a run that is over, watches what is to be watched now, and closes tees whose stream is
+    /// over.
+    pub(super) fn settle(&mut self, bench: &mut Bench<'_>, now: Moment) {
+        for place in 0..STREAMS_MAX {
+            self.finish_stream(bench, place, now);
+        }
         for place in 0..TEES_MAX {
             let over = self.tees[place].as_ref().is_some_and(|tee| {
-                tee.state() == TeeState::Empty
-                    && !self.streams.iter().flatten().any(|stream| stream.kind == tee.spec.stream)
+                tee.state() == TeeState::Empty && !self.streams.iter().flatten().any(|stream| stream.feeds(tee))
             });
             if over {
                 self.remove_tee(bench, place);
@@ -134,7 +152,7 @@ impl ContainerLog {
         }
         for (token, stream) in (bench.token..).zip(&mut self.streams) {
             let Some(stream) = stream else { continue };
-            let held_up = self.tees.iter().flatten().any(|tee| tee.spec.stream == stream.kind && tee.holds_up());
+            let held_up = self.tees.iter().flatten().any(|tee| stream.feeds(tee) && tee.holds_up());
             if held_up && stream.watched {
                 bench.poller.remove(&stream.pipe);
                 stream.watched = false;
@@ -143,6 +161,25 @@ impl ContainerLog {
                 stream.watched = bench.poller.add(&stream.pipe, token, Interest::Read).is_ok();
             }
         }
+    }
+
+    /// The run is over: what is in its pipes is all there is, whoever may hold them open.
+    pub(super) fn finish_run(&mut self) {
+        self.run = self.run.saturating_add(1);
+    }
+
+    /// Reads a pipe of a run that is over until it is empty, or a tee must be waited for.
+    fn finish_stream(&mut self, bench: &mut Bench<'_>, place: usize, now: Moment) {
+        for _ in 0..LAST_READS_MAX {
+            let Some(stream) = self.streams[place].as_ref().filter(|stream| stream.run != self.run) else { return };
+            if self.tees.iter().flatten().any(|tee| stream.feeds(tee) && tee.holds_up()) {
+                return;
+            }
+            if !self.read_stream(bench, place, now) {
+                return self.remove_stream(bench, place);
+            }
+        }
+        self.remove_stream(bench, place);
     }
 
     /// Whether all output was read and copied.
@@ -179,19 +216,8 @@ impl ContainerLog {
         over
     }
 
-    /// Reads what is left in the pipes and gives everything up; calls that waited are returned.
-    pub(super) fn end(mut self, bench: &mut Bench<'_>, now: Moment) -> Vec<Flush> {
-        for place in 0..STREAMS_MAX {
-            for _ in 0..LAST_READS_MAX {
-                if !self.read_stream(bench, place, now) {
-                    break;
-                }
-            }
-            self.remove_stream(bench, place);
-        }
-        for place in 0..TEES_MAX {
-            self.remove_tee(bench, place);
-        }
+    /// Calls that still waited when the log was over.
+    pub(super) fn end(mut self, now: Moment) -> Vec<Flush> {
         if let Some(files) = &mut self.files {
             files.say_what_is_lost(now);
         }
@@ -232,8 +258,8 @@ impl ContainerLog {
     /// Reads a pipe once; whether there may be more.
     fn read_stream(&mut self, bench: &mut Bench<'_>, place: usize, now: Moment) -> bool {
         let Some(Some(stream)) = self.streams.get_mut(place) else { return false };
-        let kind = stream.kind;
-        let copied = self.tees.iter().flatten().any(|tee| tee.spec.stream == kind);
+        let (kind, run) = (stream.kind, stream.run);
+        let copied = self.tees.iter().flatten().any(|tee| stream.feeds(tee));
         if let Some(files) = self.files.as_mut().filter(|_| !copied)
             && files.is_over_rate(now)
         {
@@ -251,7 +277,10 @@ impl ContainerLog {
                 files.write(now, kind, bytes);
             }
             for place in 0..TEES_MAX {
-                let Some(tee) = self.tees[place].as_mut().filter(|tee| tee.spec.stream == kind) else { continue };
+                let Some(tee) = self.tees[place].as_mut().filter(|tee| tee.spec.stream == kind && tee.run == run)
+                else {
+                    continue;
+                };
                 let state = tee.offer(bytes);
                 self.settle_tee(bench, place, state);
             }

@@ -91,7 +91,7 @@ pub fn run() -> Result<(), KeeperFailure> {
     let keeper = Keeper {
         poller,
         signals,
-        listener,
+        listener: Some(listener),
         null,
         buffer: vec![0; READ_BYTES],
         connections: std::array::from_fn(|_| None),
@@ -137,7 +137,8 @@ struct Connection {
 struct Keeper {
     poller: Poller,
     signals: SignalFd,
-    listener: OwnedFd,
+    /// `None` once it goes home.
+    listener: Option<OwnedFd>,
     null: OwnedFd,
     buffer: Vec<u8>,
     connections: [Option<Connection>; CONNECTIONS_MAX],
@@ -172,7 +173,7 @@ impl Keeper {
                     token if token < TOKENS_PER_LOG => self.on_call(token - FIRST_CONNECTION),
                     token => {
                         self.on_output(token);
-                        Goes::On
+                        self.goes()
                     }
                 };
                 if goes == Goes::Home {
@@ -193,7 +194,7 @@ impl Keeper {
     }
 
     fn accept(&mut self) {
-        while let Ok(Some(channel)) = channel::accept(self.listener.as_fd()) {
+        while let Some(Ok(Some(channel))) = self.listener.as_ref().map(|listener| channel::accept(listener.as_fd())) {
             let is_root = peer::peer_credentials(&channel).is_ok_and(|peer| peer.uid.is_root());
             let free = self.connections.iter().position(Option::is_none).filter(|_| is_root);
             let Some(place) = free else { continue };
@@ -228,7 +229,7 @@ impl Keeper {
             }
             KeeperRequest::Shutdown => {
                 self.answer(place, number, done());
-                return Goes::Home;
+                return self.go_home();
             }
             KeeperRequest::Flush { container } => {
                 let connection = connection.id;
@@ -385,11 +386,30 @@ impl Keeper {
                 self.kept.remove(&number);
             }
         }
-        let Some(number) = self.logs.remove(&container) else { return };
-        let Some(Kept::Log(log)) = self.kept.remove(&number) else { return };
-        let mut bench = bench(&self.poller, &mut self.buffer, &self.null, number);
-        let flushed = log.end(&mut bench, Moment::now());
-        self.answer_flushed(flushed);
+        if let Some(number) = self.logs.get(&container).copied() {
+            self.with_log(number, |log, _| log.finish_run());
+        }
+    }
+
+    /// Takes no more calls, and ends when the readers of what was written have it, or are gone.
+    fn go_home(&mut self) -> Goes {
+        if let Some(listener) = self.listener.take() {
+            self.poller.remove(&listener);
+        }
+        for place in 0..CONNECTIONS_MAX {
+            self.hang_up(place);
+        }
+        self.names.clear();
+        self.kept.retain(|_, kept| matches!(kept, Kept::Log(_)));
+        let numbers: Vec<u64> = self.logs.values().copied().collect();
+        for number in numbers {
+            self.with_log(number, |log, _| log.finish_run());
+        }
+        self.goes()
+    }
+
+    fn goes(&self) -> Goes {
+        if self.listener.is_none() && self.logs.is_empty() { Goes::Home } else { Goes::On }
     }
 
     fn on_output(&mut self, token: u64) {
@@ -401,16 +421,16 @@ impl Keeper {
     fn with_log<T>(&mut self, number: u64, act: impl FnOnce(&mut ContainerLog, &mut Bench<'_>) -> T) -> Option<T> {
         let Some(Kept::Log(log)) = self.kept.get_mut(&number) else { return None };
         let mut bench = bench(&self.poller, &mut self.buffer, &self.null, number);
+        let now = Moment::now();
         let result = act(log, &mut bench);
-        log.settle(&bench);
+        log.settle(&mut bench, now);
         let mut flushed = log.take_flushed();
         if log.is_over()
             && let Some(Kept::Log(log)) = self.kept.remove(&number)
         {
             let container = log.container();
             self.logs.remove(&container);
-            let mut bench = self::bench(&self.poller, &mut self.buffer, &self.null, number);
-            flushed.extend(log.end(&mut bench, Moment::now()));
+            flushed.extend(log.end(now));
             self.tell_all(&KeeperMessage::Drained { container });
         }
         self.answer_flushed(flushed);

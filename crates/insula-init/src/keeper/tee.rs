@@ -22,6 +22,8 @@ const PIPE_PIECE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Tee {
     pub(super) spec: TeeSpec,
+    /// Of which run's output.
+    pub(super) run: u32,
     fd: OwnedFd,
     kind: Kind,
     waiting: Vec<u8>,
@@ -47,14 +49,14 @@ pub(super) enum TeeState {
 
 impl Tee {
     /// Takes a pipe, a stream socket or a regular file; nothing else can be written without waiting.
-    pub(super) fn new(spec: TeeSpec, fd: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn new(spec: TeeSpec, fd: OwnedFd, run: u32) -> Result<Self, Errno> {
         let kind = match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
             FileType::Fifo => Kind::Pipe,
             FileType::Socket => Kind::Socket,
             FileType::RegularFile => Kind::File,
             _ => return Err(Errno::INVAL),
         };
-        Ok(Self { spec, fd, kind, waiting: Vec::new() })
+        Ok(Self { spec, run, fd, kind, waiting: Vec::new() })
     }
 
     /// Whether its end and its room can be waited for.
@@ -153,7 +155,7 @@ mod tests {
     use insula_plan::protocol::keeper::LogStream;
 
     fn tee(fd: impl Into<OwnedFd>, when_slow: WhenSlow) -> Tee {
-        Tee::new(TeeSpec { stream: LogStream::Output, when_slow }, fd.into()).unwrap()
+        Tee::new(TeeSpec { stream: LogStream::Output, when_slow }, fd.into(), 0).unwrap()
     }
 
     fn drain(reader: impl AsFd, bytes: usize) {
@@ -205,7 +207,7 @@ mod tests {
         for path in ["/dev/null", "/"] {
             let file = std::fs::File::open(path).unwrap();
             let spec = TeeSpec { stream: LogStream::Output, when_slow: WhenSlow::Drop };
-            assert_eq!(Tee::new(spec, file.into()).unwrap_err(), Errno::INVAL, "{path}");
+            assert_eq!(Tee::new(spec, file.into(), 0).unwrap_err(), Errno::INVAL, "{path}");
         }
     }
 }

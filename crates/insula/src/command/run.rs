@@ -100,7 +100,7 @@ pub(super) async fn exec(session: &mut Session, args: ExecArgs) -> Result<u8, Fa
         user: args.user,
         terminal: args.tty.then(terminal_size),
     };
-    let terminal = if args.tty { Terminal::Pty(&args.detach_keys) } else { Terminal::None(Outputs::Direct) };
+    let terminal = if args.tty { Terminal::Pty(&args.detach_keys) } else { Terminal::None(Outputs::Outlived) };
     run_exec(session, &args.name, &request, (input, terminal)).await
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn shell(session: &mut Session, args: ShellArgs) -> Result<u8, 
         // Without a terminal of ours it reads commands from standard input.
         let terminal = match request.terminal {
             Some(_) => Terminal::Pty(&keys),
-            None => Terminal::None(Outputs::Direct),
+            None => Terminal::None(Outputs::Outlived),
         };
         match run_exec(session, &args.name, &request, (Input::Passed, terminal)).await {
             Err(failure) if failure.code() == Some(ProblemCode::CommandNotFound) => refused = Some(failure),

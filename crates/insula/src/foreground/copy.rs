@@ -1,13 +1,14 @@
 //! Copying between our standard streams and a container's, a thread for each way.
 //!
-//! An output is done at end-of-file; after [`Copies::expect_no_more`] also when nothing more is there. An input is
+//! An output is done at end-of-file; after [`Copies::expect_no_more`] also when nothing more comes. An input is
 //! never waited for: whoever types may never stop.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::Builder;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::detach::DetachMatcher;
@@ -78,12 +79,13 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Starts a thread for each way.
+    /// Starts a thread for each way. An output that has no end after [`Copies::expect_no_more`] is done when nothing
+    /// has come for `last_wait`.
     ///
     /// # Errors
     ///
     /// No descriptor or thread is left.
-    pub(super) fn start(ways: Vec<Way>) -> Result<Self, ForegroundError> {
+    pub(super) fn start(ways: Vec<Way>, last_wait: Duration) -> Result<Self, ForegroundError> {
         let mut copies = Self { no_more: Flag::new()?, done: Flag::new()?, detached: Flag::new()?, outputs_open: 0 };
         for way in ways {
             match way {
@@ -100,7 +102,7 @@ impl Copies {
                     copies.outputs_open += 1;
                     let (no_more, done) = (copies.no_more.clone(), copies.done.clone());
                     spawn(move || {
-                        copy_output(from.as_fd(), to.as_fd(), no_more.0.as_fd());
+                        copy_output(from.as_fd(), to.as_fd(), (no_more.0.as_fd(), last_wait));
                         // Closed first: a container that goes on writing is to learn that nobody reads.
                         drop(from);
                         done.raise();
@@ -117,7 +119,7 @@ impl Copies {
         self.outputs_open == 0
     }
 
-    /// Says that nobody writes any more: an output is done as soon as nothing is left in it.
+    /// Says that nobody is to write any more.
     pub(super) fn expect_no_more(&self) {
         self.no_more.raise();
     }
@@ -174,7 +176,7 @@ fn copy_typing(from: BorrowedFd<'_>, to: BorrowedFd<'_>, keys: &[u8]) -> TypingE
     TypingEnd::EndOfInput
 }
 
-fn copy_output(from: BorrowedFd<'_>, to: BorrowedFd<'_>, no_more: BorrowedFd<'_>) {
+fn copy_output(from: BorrowedFd<'_>, to: BorrowedFd<'_>, (no_more, last_wait): (BorrowedFd<'_>, Duration)) {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&no_more, PollFlags::IN)];
@@ -188,10 +190,18 @@ fn copy_output(from: BorrowedFd<'_>, to: BorrowedFd<'_>, no_more: BorrowedFd<'_>
             if write_all(to, &buffer[..bytes]).is_err() {
                 return;
             }
-        } else if source.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) || !ended.is_empty() {
+        } else if source.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+            || (!ended.is_empty() && !comes_within(from, last_wait))
+        {
             return;
         }
     }
+}
+
+/// Whether something (or the end) comes before the time is over.
+fn comes_within(from: BorrowedFd<'_>, time: Duration) -> bool {
+    let timeout = Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    !matches!(poll(&mut [PollFd::new(&from, PollFlags::IN)], Some(&timeout)), Ok(0))
 }
 
 /// `None` at an error; of a pty that nobody has open inside, the end is the error `EIO`.
@@ -244,7 +254,7 @@ mod tests {
     #[test]
     fn everything_arrives_at_a_slow_reader() {
         let ((from, inner), (outer, to)) = (pipe(), pipe());
-        let mut copies = Copies::start(vec![Way::output(from, to)]).unwrap();
+        let mut copies = Copies::start(vec![Way::output(from, to)], Duration::ZERO).unwrap();
         let sent: Vec<u8> = (0..10_000_000u32).map(|n| n.to_le_bytes()[0]).collect();
         let expected = sent.clone();
         let writer = std::thread::spawn(move || File::from(inner).write_all(&sent).unwrap());
@@ -258,7 +268,7 @@ mod tests {
     #[test]
     fn an_output_that_somebody_still_holds_open_ends_when_it_is_empty() {
         let ((from, inner), (outer, to)) = (pipe(), pipe());
-        let mut copies = Copies::start(vec![Way::output(from, to)]).unwrap();
+        let mut copies = Copies::start(vec![Way::output(from, to)], Duration::ZERO).unwrap();
         rustix::io::write(&inner, b"last words").unwrap();
         copies.expect_no_more();
         wait_done(&mut copies);
@@ -270,7 +280,7 @@ mod tests {
     #[test]
     fn a_reader_that_goes_away_closes_the_containers_pipe() {
         let ((from, inner), (outer, to)) = (pipe(), pipe());
-        let mut copies = Copies::start(vec![Way::output(from, to)]).unwrap();
+        let mut copies = Copies::start(vec![Way::output(from, to)], Duration::ZERO).unwrap();
         drop(outer);
         rustix::io::write(&inner, b"x").unwrap();
         wait_done(&mut copies);

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   ours                        what the container gets
-//!   pipe, stream socket, file   the same descriptor (outputs only if the node does not log them)
+//!   pipe, stream socket, file   the same descriptor (outputs only if the node does not log them; pipes and sockets
+//!                               only if nothing outlives what we wait for, as it may that of an exec)
 //!   /dev/null, or closed        nothing: the node gives /dev/null
 //!   terminal, device            a pipe; a thread of ours copies
 //!   anything, with a terminal   a pty whose master we hold; two threads of ours copy

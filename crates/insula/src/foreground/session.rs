@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use insula_api::AttachToken;
 use insula_api::attach::AttachAnswer;
@@ -11,7 +11,7 @@ use insula_kernel::signals::SignalFd;
 use insula_plan::protocol::channel::{Channel, ReceiveError, Wait};
 use insula_plan::protocol::init::{InitEvent, InitRequest};
 use insula_plan::protocol::status::{End, ExitStatus};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::attach::{Attached, Connection, socket_beside};
@@ -20,8 +20,8 @@ use super::streams::{Input, Streams};
 use super::terminal::{RawMode, copy_window_size};
 use super::{ForegroundError, kernel};
 
-/// Longest wait, after a container ended, for the end of its outputs. All that could write is dead by then; what is
-/// waited for is the node's copying. Afterwards an output is done as soon as it is empty.
+/// Longest wait, after a container ended, for more of its outputs or their end. All that could write is dead by then;
+/// what is waited for is the node's copying.
 const OUTPUT_END_WAIT: Duration = Duration::from_secs(10);
 
 /// Longest record of a main process's end, in bytes.
@@ -131,8 +131,10 @@ impl Session {
                 fds.next().ok_or(ForegroundError::Incomplete { what: "the connection to the container" })?,
             )),
         };
+        // A command's children may live on with its outputs open, and nobody waits for those.
+        let last_wait = if subject == Subject::Exec { Duration::ZERO } else { OUTPUT_END_WAIT };
         let (copies, master, raw) = match stdio {
-            Stdio::Streams(streams) => (streams.start()?, None, None),
+            Stdio::Streams(streams) => (streams.start(last_wait)?, None, None),
             Stdio::Terminal { input, detach_keys } => {
                 let master = fds.next().ok_or(ForegroundError::Incomplete { what: "the terminal" })?;
                 start_terminal(Arc::new(master), input, detach_keys)?
@@ -201,7 +203,7 @@ impl Session {
         if let Some(fd) = &connection {
             fds.push(PollFd::new(fd, PollFlags::IN));
         }
-        poll_for(&mut fds, None)?;
+        poll_for(&mut fds)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let after_watched = if watched.is_some() { 3 } else { 2 };
         Ok(Ready {
@@ -283,21 +285,11 @@ impl Session {
 
     /// Waits until all output has been written, or a signal says that nobody wants it.
     fn drain(&mut self) -> Result<(), ForegroundError> {
-        let deadline = Instant::now() + OUTPUT_END_WAIT;
-        let mut said = self.subject == Subject::Exec;
-        if said {
-            // Its children may live on with its outputs open.
-            self.copies.expect_no_more();
-        }
+        self.copies.expect_no_more();
         while !self.copies.outputs_are_done() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !said && left.is_zero() {
-                self.copies.expect_no_more();
-                said = true;
-            }
             let (signals, done) = (self.signals.as_fd(), self.copies.done_fd());
             let mut fds = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&done, PollFlags::IN)];
-            poll_for(&mut fds, if said { None } else { Some(left) })?;
+            poll_for(&mut fds)?;
             let signal = !fds[0].revents().is_empty();
             if signal && self.take_signal()?.is_some() {
                 return Ok(());
@@ -317,12 +309,8 @@ struct Ready {
     connection: bool,
 }
 
-fn poll_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), ForegroundError> {
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    });
-    match poll(fds, timeout.as_ref()) {
+fn poll_for(fds: &mut [PollFd<'_>]) -> Result<(), ForegroundError> {
+    match poll(fds, None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(kernel("wait for the container")(errno)),
     }
@@ -334,7 +322,7 @@ fn wait_for_start(connection: &Connection, signals: &SignalFd) -> Result<Vec<u8>
     let mut early = Vec::new();
     loop {
         let mut fds = [PollFd::new(connection, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        poll_for(&mut fds, None)?;
+        poll_for(&mut fds)?;
         if !fds[0].revents().is_empty() {
             return Ok(early);
         }
@@ -362,7 +350,7 @@ fn start_terminal(master: Arc<OwnedFd>, input: Input, keys: &[u8]) -> Result<Ter
         let from = own(std::io::stdin().as_fd())?;
         ways.push(Way::Typing { from, to: Arc::clone(&master), keys: keys.to_vec() });
     }
-    Ok((Copies::start(ways)?, Some(master), raw))
+    Ok((Copies::start(ways, Duration::ZERO)?, Some(master), raw))
 }
 
 /// The end in the file that process 1 wrote, if it wrote one.

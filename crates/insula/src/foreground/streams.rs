@@ -2,6 +2,7 @@
 
 use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use insula_api::attach::AttachStream;
 use rustix::fs::{FileType, fstat, major, minor};
@@ -25,6 +26,9 @@ pub enum Input {
 pub enum Outputs {
     /// Only we: what can go in directly does.
     Direct,
+    /// Only we, and processes may live on with them open after what we wait for has ended. Who reads our pipe waits
+    /// for its end, so it stays with us; a file can go in.
+    Outlived,
     /// The node logs them and hands us copies, maybe after the container ended: only a pipe of ours tells when all
     /// of it has come.
     Logged,
@@ -40,8 +44,10 @@ pub struct Streams {
 /// What a descriptor of ours is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It may enter a container.
-    Passable,
+    /// A pipe or stream socket: it may enter a container.
+    Stream,
+    /// A regular file: it may enter a container.
+    File,
     /// `/dev/null`: the same as nothing.
     Null,
     /// A terminal, another device, a directory.
@@ -51,9 +57,10 @@ enum Kind {
 fn kind(fd: BorrowedFd<'_>) -> Kind {
     let Ok(found) = fstat(fd) else { return Kind::Null };
     match FileType::from_raw_mode(found.st_mode) {
-        FileType::Fifo | FileType::RegularFile => Kind::Passable,
+        FileType::Fifo => Kind::Stream,
+        FileType::RegularFile => Kind::File,
         FileType::Socket => match rustix::net::sockopt::socket_type(fd) {
-            Ok(SocketType::STREAM) => Kind::Passable,
+            Ok(SocketType::STREAM) => Kind::Stream,
             _ => Kind::Kept,
         },
         FileType::CharacterDevice if (major(found.st_rdev), minor(found.st_rdev)) == (1, 3) => Kind::Null,
@@ -84,7 +91,7 @@ impl Streams {
 
     fn add_input(&mut self, own: BorrowedFd<'_>) -> Result<(), ForegroundError> {
         match kind(own) {
-            Kind::Passable => self.given.push((AttachStream::Stdin, duplicate(own)?)),
+            Kind::Stream | Kind::File => self.given.push((AttachStream::Stdin, duplicate(own)?)),
             Kind::Null => {}
             Kind::Kept => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
@@ -103,8 +110,10 @@ impl Streams {
     ) -> Result<(), ForegroundError> {
         match (kind(own), outputs) {
             (Kind::Null, _) => {}
-            (Kind::Passable, Outputs::Direct) => self.given.push((stream, duplicate(own)?)),
-            (Kind::Passable | Kind::Kept, _) => {
+            (Kind::Stream | Kind::File, Outputs::Direct) | (Kind::File, Outputs::Outlived) => {
+                self.given.push((stream, duplicate(own)?));
+            }
+            (Kind::Stream | Kind::File | Kind::Kept, _) => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
                 self.given.push((stream, write));
                 self.ways.push(Way::output(read, duplicate(own)?));
@@ -119,9 +128,9 @@ impl Streams {
     }
 
     /// Closes what was given, so that ends can be seen, and begins to copy.
-    pub(super) fn start(self) -> Result<Copies, ForegroundError> {
+    pub(super) fn start(self, last_wait: Duration) -> Result<Copies, ForegroundError> {
         drop(self.given);
-        Copies::start(self.ways)
+        Copies::start(self.ways, last_wait)
     }
 }
 
@@ -137,12 +146,12 @@ mod tests {
     #[test]
     fn only_pipes_stream_sockets_and_regular_files_may_enter() {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        assert_eq!((kind(read.as_fd()), kind(write.as_fd())), (Kind::Passable, Kind::Passable));
+        assert_eq!((kind(read.as_fd()), kind(write.as_fd())), (Kind::Stream, Kind::Stream));
         let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(kind(stream.as_fd()), Kind::Passable);
+        assert_eq!(kind(stream.as_fd()), Kind::Stream);
         let (datagram, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
         assert_eq!(kind(datagram.as_fd()), Kind::Kept);
-        assert_eq!(kind(tempfile::tempfile().unwrap().as_fd()), Kind::Passable);
+        assert_eq!(kind(tempfile::tempfile().unwrap().as_fd()), Kind::File);
         assert_eq!(kind(File::open("/").unwrap().as_fd()), Kind::Kept);
         assert_eq!(kind(File::open("/dev/null").unwrap().as_fd()), Kind::Null);
         assert_eq!(kind(File::open("/dev/zero").unwrap().as_fd()), Kind::Kept);

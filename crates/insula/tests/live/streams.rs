@@ -66,6 +66,30 @@ fn live_a_slow_reader_gets_everything() {
 }
 
 #[test]
+fn live_a_reader_that_begins_after_the_removal_of_the_container_gets_everything() {
+    let node = node_with_busybox();
+    // What the pipes and buffers on the way take, so that the container ends before anybody reads.
+    let mut command = node.insula(["run", "--rm", "busybox", "head", "-c", "280000", "/dev/zero"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut reader = child.stdout.take().unwrap();
+    let mut all = vec![0; 1];
+    reader.read_exact(&mut all).unwrap();
+    eventually("the container is gone", || node.ok(["list", "-q"]).text().is_empty().then_some(()));
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!((all.len(), child.wait().unwrap().code()), (280_000, Some(0)));
+}
+
+#[test]
+fn live_an_exec_ends_with_its_process_though_a_child_lives_on_with_its_outputs() {
+    let node = node_with_busybox();
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    let finished = node.ok(["exec", "c", "sh", "-c", "sleep 1000 & echo started; echo err >&2"]);
+    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("started\n", "err\n"));
+    let count = "grep -lx sleep /proc/[0-9]*/comm | wc -l";
+    assert_eq!(node.ok(["exec", "c", "sh", "-c", count]).text(), "2");
+}
+
+#[test]
 fn live_a_file_is_complete_when_the_program_ends() {
     let node = node_with_busybox();
     for options in [&["--rm"][..], &["--rm", "--no-log"]] {
