@@ -30,5 +30,5 @@ pub use image::{
     ImageUsage, ImageView, ImportImage, NewImage, PathChange, TestReport, VerifyReport,
 };
 pub use node::{Finding, FindingLevel, NodeReport, VersionView};
-pub use operation::{Operation, OperationKind, OperationProgress, OperationState};
+pub use operation::{Operation, OperationKind, OperationOutput, OperationProgress, OperationState};
 pub use problem::{Problem, ProblemCode};

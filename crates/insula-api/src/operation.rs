@@ -20,6 +20,9 @@ pub struct Operation {
     pub state: OperationState,
     /// How far it is.
     pub progress: OperationProgress,
+    /// The end of what its commands wrote; of builds.
+    #[serde(default, skip_serializing_if = "OperationOutput::is_empty")]
+    pub output: OperationOutput,
     /// When it began.
     #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
@@ -80,4 +83,50 @@ pub struct OperationProgress {
     pub done: u64,
     /// Units in all, when known.
     pub total: Option<u64>,
+}
+
+/// The last lines that the commands of a long action wrote. Whoever follows it remembers how many lines it has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperationOutput {
+    /// Lines that were written before the first of these.
+    pub before: u64,
+    /// The last lines, without control characters; long ones are cut.
+    pub lines: Vec<String>,
+}
+
+impl OperationOutput {
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.before == 0 && self.lines.is_empty()
+    }
+
+    /// How many lines were written.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.before.saturating_add(u64::try_from(self.lines.len()).unwrap_or(u64::MAX))
+    }
+
+    /// The lines that somebody who has seen the first `seen` ones has not, and how many of them are lost.
+    #[must_use]
+    pub fn since(&self, seen: u64) -> (u64, &[String]) {
+        let lost = self.before.saturating_sub(seen);
+        let skip = usize::try_from(seen.saturating_sub(self.before)).unwrap_or(usize::MAX);
+        (lost, self.lines.get(skip..).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_follows_gets_each_line_once_and_hears_of_lost_ones() {
+        let output = OperationOutput { before: 3, lines: vec!["d".to_owned(), "e".to_owned()] };
+        assert_eq!(output.written(), 5);
+        assert_eq!(output.since(0), (3, &output.lines[..]));
+        assert_eq!(output.since(4), (0, &output.lines[1..]));
+        assert_eq!(output.since(5), (0, &[][..]));
+        assert_eq!(output.since(9), (0, &[][..]));
+    }
 }

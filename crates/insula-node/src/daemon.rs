@@ -28,6 +28,8 @@ use crate::store::{OpenStoreError, Store};
 
 /// Pause between two looks for tokens that were never used.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Time that long actions have to stop in when the daemon ends.
+const OPERATIONS_END_MAX: Duration = Duration::from_secs(10);
 
 /// The daemon could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +77,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    runtime.block_on(Box::pin(serve(config)))
+    let served = runtime.block_on(Box::pin(serve(config)));
+    // What did not stop in time ends with the process; the next daemon cleans up after it.
+    runtime.shutdown_timeout(OPERATIONS_END_MAX);
+    served
 }
 
 async fn serve(config: Config) -> Result<(), RunError> {
@@ -91,6 +96,8 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let host = crate::machine::connect(&config, images.store()).await.map_err(RunError::Host)?;
     let (context, records) = open(config, host, images, events)?;
     adopt(&context, records).await.map_err(RunError::Host)?;
+    let left = context.clone();
+    tokio::task::spawn_blocking(move || left.images.remove_leftovers());
     let listener = listen(&context)?;
     context.ids.fill();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
@@ -187,6 +194,9 @@ async fn expire_tokens(context: Arc<Context>) {
 
 /// Ends launcher and keeper when nothing needs them; containers go on without the daemon.
 async fn end(context: &Context) {
+    if tokio::time::timeout(OPERATIONS_END_MAX, context.operations.cancel_all()).await.is_err() {
+        tracing::warn!("a long action does not stop");
+    }
     let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
     let alone = running > 0 || !context.host.end_if_idle().await;
     context.directory.close();

@@ -11,11 +11,12 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
 use insula_model::{ContainerId, IdRange, NetworkMode, ResourceSpec, Signal};
+use insula_plan::protocol::launcher::ImageKey;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::container::record::Addresses;
-use crate::host::{ExecOrder, Exit, FoundContainer, Host, StartOrder, Started, StartedExec};
+use crate::host::{ExecOrder, Exit, FoundContainer, Host, RootSource, StartOrder, Started, StartedExec};
 use crate::machine::Traces;
 
 #[derive(Debug)]
@@ -84,7 +85,10 @@ impl Host for FakeHost {
         assert!(!self.unswept.lock().unwrap().contains_key(&order.id), "started over remains");
         let words: Vec<String> = order.spec.entrypoint.iter().flatten().chain(&order.spec.command).cloned().collect();
         let command = words.join(" ");
-        if command == "missing" || order.image.version.as_str() == "broken" {
+        let RootSource::Image(image) = &order.root else {
+            return done(Err(Problem::new(ProblemCode::NotSupported, "no builds")));
+        };
+        if command == "missing" || image.version.as_str() == "broken" {
             let detail = format!("start container {}: program `missing` is not in the container", order.name);
             return done(Err(Problem::new(ProblemCode::CommandNotFound, detail)));
         }
@@ -95,7 +99,7 @@ impl Host for FakeHost {
         match command.as_str() {
             "true" => self.end(order.id, 0),
             "fail" => self.end(order.id, 1),
-            _ if order.image.version.as_str() == "crashing" => self.end(order.id, 1),
+            _ if image.version.as_str() == "crashing" => self.end(order.id, 1),
             _ => {}
         }
         done(Ok(started))
@@ -133,6 +137,10 @@ impl Host for FakeHost {
 
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
         self.removed.lock().unwrap().push(id);
+        done(Ok(()))
+    }
+
+    fn unmount(&self, _: ImageKey) -> BoxFuture<'static, Result<(), Problem>> {
         done(Ok(()))
     }
 

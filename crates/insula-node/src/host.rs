@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use insula_api::{Finding, Problem, ProcessRow, ResourceUsage};
-use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId, NetworkMode, ResourceSpec, Signal};
+use insula_model::{
+    ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, MountPlan, NetworkMode, ResourceSpec,
+    Signal,
+};
+use insula_plan::protocol::launcher::ImageKey;
 use jiff::Timestamp;
 
 use crate::container::record::Addresses;
@@ -24,14 +28,38 @@ pub(crate) struct StartOrder {
     pub(crate) name: ContainerName,
     /// Its configuration.
     pub(crate) spec: Arc<ContainerSpec>,
-    /// The version to run.
-    pub(crate) image: ImageId,
+    /// What its root is made of.
+    pub(crate) root: RootSource,
     /// Its host ids.
     pub(crate) ids: IdRange,
     /// Its addresses.
     pub(crate) addresses: Addresses,
     /// Its standard streams.
     pub(crate) streams: Streams,
+}
+
+/// What a container's root is made of.
+#[derive(Debug, Clone)]
+pub(crate) enum RootSource {
+    /// A published version.
+    Image(ImageId),
+    /// An image in the making, under a layer that is written to: commands of recipes.
+    Unfinished(Arc<Unfinished>),
+}
+
+/// An image in the making.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    /// Under which key it is mounted while commands run over it.
+    pub(crate) key: ImageKey,
+    /// Its file, open for reading.
+    pub(crate) image: OwnedFd,
+    /// Directory of the layer over it.
+    pub(crate) layer: OwnedFd,
+    /// How commands run in it.
+    pub(crate) config: ImageConfig,
+    /// No places: everything is written to the layer.
+    pub(crate) mount_plan: MountPlan,
 }
 
 /// Where standard streams come from and go to.
@@ -138,6 +166,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn sweep(&self, id: ContainerId, traces: Traces) -> BoxFuture<'static, Result<(), Problem>>;
     /// Removes what a deleted container had on the disk; idempotent.
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Lets go of an image: no start will want it. What runs from it goes on.
+    fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>>;
     /// Starts a command in a running container.
     fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>>;
     /// Runs a command in a running container without streams and waits for its exit code.

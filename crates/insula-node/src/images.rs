@@ -5,15 +5,18 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_api::{
     ChangedPath, CollectedImages, EventSubject, ExportFormat, ImageDiff, ImageUsage, ImageView, ImportImage, NewImage,
     PathChange, Problem, ProblemCode, TestReport, VerifyReport,
 };
+use insula_image::TreeLimits;
 use insula_image::archive::Compression;
 use insula_image::diff::{self, PathChangeKind};
 use insula_image::oci::LayerCompression;
 use insula_image::progress::{self, Phase, Watch};
+use insula_image::recipe::{BuildRequest, CommandRunner, Recipe};
 use insula_image::store::{
     self, ChangeImageError, ExportCause, ExportError, ImageSummary, ImportCause, ImportError, ImportRequest,
     OpenStoreError, RemoveCause, Store, TestOutcome,
@@ -23,7 +26,13 @@ use jiff::Timestamp;
 
 use crate::catalog::Catalog;
 use crate::events::{About, Events};
+use crate::image_build;
 use crate::operations::Progress;
+
+/// Pause between two tries to remove what a killed daemon's operations left.
+const LEFTOVERS_PAUSE: Duration = Duration::from_millis(200);
+/// How often that is tried: as long as a program that was told to stop may take.
+const LEFTOVERS_TRIES: u32 = 200;
 
 /// Image versions of this node, on the disk.
 #[derive(Debug)]
@@ -49,6 +58,18 @@ impl Images {
     /// The store itself, for mounts.
     pub(crate) fn store(&self) -> Arc<Store> {
         self.store.clone()
+    }
+
+    /// Removes what operations of a killed daemon left, now that nothing of theirs runs any more. Blocks.
+    pub(crate) fn remove_leftovers(&self) {
+        for _ in 0..LEFTOVERS_TRIES {
+            match self.store.remove_leftovers() {
+                Ok(true) => return,
+                Ok(false) => std::thread::sleep(LEFTOVERS_PAUSE),
+                Err(error) => return tracing::warn!(error = &error as &dyn std::error::Error, "image store"),
+            }
+        }
+        tracing::warn!("image store: something still writes into unfinished images of an earlier daemon");
     }
 
     /// Brings the catalog up to what the store knows.
@@ -80,13 +101,28 @@ impl Images {
             .map_err(|error| Problem::from_chain(import_code(&error), &error))?;
         self.event(image, "published");
         let mut warnings: Vec<String> = imported.problems.iter().map(ToString::to_string).collect();
-        if imported.dropped_attributes > 0 {
-            warnings.push(format!(
-                "{} extended attributes that an image cannot hold were left out",
-                imported.dropped_attributes
-            ));
-        }
+        warnings.extend(dropped_attributes(imported.dropped_attributes));
         Ok(NewImage { image: self.show(image)?, warnings })
+    }
+
+    /// Builds `recipe`, whose relative paths start in `directory`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What is at fault in the recipe, its sources or its commands; nothing of the image is left then.
+    pub(crate) fn build(
+        &self,
+        (recipe, directory): (&Recipe, &Path),
+        runner: &mut dyn CommandRunner,
+        progress: &Progress,
+    ) -> Result<NewImage, Problem> {
+        let request = BuildRequest { recipe, directory, limits: TreeLimits::standard() };
+        let built = watched(progress, |watch| self.store.build(&request, Some(runner), Timestamp::now(), watch))
+            .map_err(|error| image_build::problem(&error))?;
+        self.event(&recipe.id, "published");
+        let mut warnings: Vec<String> = built.published.warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(dropped_attributes(built.dropped_attributes));
+        Ok(NewImage { image: self.show(&recipe.id)?, warnings })
     }
 
     /// Writes `image` to `target`. Blocks.
@@ -247,6 +283,10 @@ impl Images {
         let summary = self.store.show(image).map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
         Ok(view(&summary))
     }
+}
+
+fn dropped_attributes(number: u64) -> Option<String> {
+    (number > 0).then(|| format!("{number} extended attributes that an image cannot hold were left out"))
 }
 
 /// Runs blocking work of the store with an operation's progress and cancellation.

@@ -28,6 +28,7 @@ mod directory;
 mod events;
 mod files;
 mod host;
+mod image_build;
 mod image_test;
 mod images;
 mod logs;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use insula_api::{EventSubject, Operation, OperationKind, OperationProgress, OperationState, Problem, ProblemCode};
+use insula_api::{
+    EventSubject, Operation, OperationKind, OperationOutput, OperationProgress, OperationState, Problem, ProblemCode,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,9 @@ use crate::events::{About, Events};
 const OPERATIONS_KEPT: usize = 512;
 /// Operations under way at a time; more are refused.
 const OPERATIONS_RUNNING_MAX: usize = 64;
+
+/// Lines of output that an operation keeps.
+const OUTPUT_LINES_MAX: usize = 50;
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -44,6 +49,17 @@ impl Progress {
             let changed = operation.progress != progress;
             operation.progress = progress;
             changed
+        });
+    }
+
+    /// Adds lines to what the operation's commands wrote.
+    pub(crate) fn output(&self, lines: Vec<String>) {
+        self.published.send_modify(|operation| {
+            let output = &mut operation.output;
+            output.lines.extend(lines);
+            let surplus = output.lines.len().saturating_sub(OUTPUT_LINES_MAX);
+            output.lines.drain(..surplus);
+            output.before = output.before.saturating_add(u64::try_from(surplus).unwrap_or(u64::MAX));
         });
     }
 
@@ -85,6 +101,7 @@ impl Operations {
             subject,
             state: OperationState::Running,
             progress: OperationProgress::default(),
+            output: OperationOutput::default(),
             started: Timestamp::now(),
             finished: None,
             result: None,
@@ -133,10 +150,25 @@ impl Operations {
             .ok_or_else(|| Problem::new(ProblemCode::NotFound, format!("operation {id} does not exist")))
     }
 
-    /// All that are remembered, oldest first.
+    /// All that are remembered, oldest first, without their output.
     pub(crate) fn all(&self) -> Vec<Operation> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.values().map(|entry| entry.published.borrow().clone()).collect()
+        let without_output =
+            |operation: &Operation| Operation { output: OperationOutput::default(), ..operation.clone() };
+        entries.values().map(|entry| without_output(&entry.published.borrow())).collect()
+    }
+
+    /// Asks all to stop and waits until they did.
+    pub(crate) async fn cancel_all(&self) {
+        let running: Vec<Entry> = {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.values().cloned().collect()
+        };
+        for mut entry in running {
+            entry.cancel.cancel();
+            // Its sender goes away only after it published the end.
+            entry.published.wait_for(|operation| operation.state != OperationState::Running).await.ok();
+        }
     }
 
     /// One.
@@ -158,15 +190,15 @@ impl Operations {
         self.get(id)
     }
 
-    /// Waits until it is otherwise than now, or has ended.
+    /// Waits until it is otherwise than now, has ended, or has written more lines than the `seen` ones.
     ///
     /// # Errors
     ///
     /// Not found.
-    pub(crate) async fn changed(&self, id: Uuid) -> Result<Operation, Problem> {
+    pub(crate) async fn changed(&self, id: Uuid, seen: Option<u64>) -> Result<Operation, Problem> {
         let mut published = self.entry(id)?.published;
         let now = published.borrow_and_update().clone();
-        if now.state != OperationState::Running {
+        if now.state != OperationState::Running || seen.is_some_and(|seen| now.output.written() > seen) {
             return Ok(now);
         }
         // The sender may go away only after it published the end.
@@ -221,7 +253,7 @@ mod tests {
             .unwrap();
         let mut last = operation.clone();
         while last.state == OperationState::Running {
-            last = operations.changed(operation.id).await.unwrap();
+            last = operations.changed(operation.id, None).await.unwrap();
         }
         assert_eq!(last.state, OperationState::Succeeded);
         assert_eq!(last.progress.done, 1);
@@ -240,7 +272,7 @@ mod tests {
         operations.cancel(operation.id).unwrap();
         let mut last = operation.clone();
         while last.state == OperationState::Running {
-            last = operations.changed(operation.id).await.unwrap();
+            last = operations.changed(operation.id, None).await.unwrap();
         }
         assert_eq!(last.state, OperationState::Cancelled);
     }

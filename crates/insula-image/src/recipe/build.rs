@@ -13,7 +13,7 @@ use super::assembly::Assembly;
 use super::busybox::{BUSYBOX_PATH, Busybox, BusyboxError};
 use super::debian::{Bootstrap, BootstrapError};
 use super::parse::{Base, Recipe};
-use super::run::{CommandRunner, RunStepError, UnfinishedRoot};
+use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
 use crate::archive::{DecodedStream, ReadArchiveError, TarEntry, TarReader, WalkError};
 use crate::attributes::Attributes;
 use crate::draft::{NewEntry, NewKind, TreeLimits};
@@ -116,8 +116,19 @@ pub enum BuildCause {
     #[error("the recipe has commands, and this program runs no containers; build it on a node")]
     NoRunner,
     /// A command failed.
-    #[error(transparent)]
-    Run(#[from] RunStepError),
+    #[error("step {number} of {steps}")]
+    Run {
+        /// Which, counted from 1.
+        number: usize,
+        /// How many commands the recipe has.
+        steps: usize,
+        /// Why.
+        #[source]
+        source: RunStepError,
+    },
+    /// What the commands left cannot be read.
+    #[error("read what the commands left")]
+    Merged(#[source] RunStepError),
     /// A writable place is no directory of the root.
     #[error(transparent)]
     MountTarget(#[from] MountTargetProblem),
@@ -307,22 +318,23 @@ impl Build<'_> {
         mount_plan: &MountPlan,
     ) -> Result<(WrittenImage, Vec<Package>, u64), BuildCause> {
         let work_dir = incoming.work_dir();
-        let [image, upper, work] = [UNFINISHED_IMAGE, "upper", "overlay-work"].map(|name| work_dir.join(name));
-        for dir in [&upper, &work] {
+        let [image, layer] = [UNFINISHED_IMAGE, "layer"].map(|name| work_dir.join(name));
+        for dir in [&layer, &layer.join(UPPER_DIR), &layer.join(WORK_DIR)] {
             std::fs::create_dir(dir).map_err(StoreFileError::on("create directory", dir))?;
+            // The merged root has the upper directory's mode.
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(dir, open).map_err(StoreFileError::on("set the mode of", dir))?;
         }
-        // The merged root has the upper directory's mode.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&upper, open).map_err(StoreFileError::on("set the mode of", &upper))?;
-        let root = UnfinishedRoot { image: &image, upper: &upper, work: &work, env: &config.env };
+        let root = UnfinishedRoot { image: &image, layer: &layer, env: &config.env };
         let steps = &self.recipe().run;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (number, step) in steps.iter().enumerate() {
             self.watch.report(Phase::Run, count(number), Some(count(steps.len())))?;
-            runner.run(&root, step)?;
+            let failed = |source| BuildCause::Run { number: number + 1, steps: steps.len(), source };
+            runner.run(&root, step).map_err(failed)?;
         }
         self.watch.report(Phase::Import, 0, None)?;
-        let merged = runner.open_merged(&root)?;
+        let merged = runner.open_merged(&root).map_err(BuildCause::Merged)?;
         let writer = ImageWriter::new(incoming.create_image_file()?, self.request.limits.clone())?;
         let mut assembly = Assembly::plain(writer, self.recipe().source_date_epoch);
         let dropped_attributes = assembly.add_directory(merged.as_fd())?;

@@ -229,6 +229,8 @@ fn arguments(base: &DebianBase, sources: Vec<String>) -> Vec<String> {
     arguments
 }
 
+/// Where the programs are.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a failed program's messages that are shown.
 const MESSAGE_BYTES: usize = 2048;
 /// Seconds that a program has to clean up after it was told to stop.
@@ -256,11 +258,14 @@ impl<'build> Bootstrap<'build> {
         watch: Watch<'build>,
     ) -> Result<Self, BootstrapError> {
         let sources = source_lines(&host_sources(), base, host_suite().as_deref());
-        let mut command = Command::new("mmdebstrap");
-        command.args(arguments(base, sources)).env_clear();
-        // PATH is the daemon's own or the system's; nothing else of its environment may change an image.
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        command.env("PATH", path).env("LC_ALL", "C.UTF-8").env("HOME", "/root").env("TMPDIR", scratch);
+        if !PATH.split(':').any(|folder| Path::new(folder).join("mmdebstrap").is_file()) {
+            return Err(BootstrapError::NotInstalled);
+        }
+        // Told to stop when whoever builds dies, so that it does not work on for nobody.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "mmdebstrap"]).args(arguments(base, sources)).env_clear();
+        // Nothing of the daemon's environment may change an image.
+        command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root").env("TMPDIR", scratch);
         command.env("SOURCE_DATE_EPOCH", epoch.to_string());
         // How the host reaches the mirror is the host's business and leaves no trace in the image.
         for proxy in ["http_proxy", "https_proxy", "no_proxy"] {
@@ -269,10 +274,7 @@ impl<'build> Bootstrap<'build> {
             }
         }
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = spawned.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => BootstrapError::NotInstalled,
-            _ => BootstrapError::Run(error),
-        })?;
+        let mut child = spawned.map_err(BootstrapError::Run)?;
         let (archive, stderr) = (child.stdout.take(), child.stderr.take());
         let (Some(archive), Some(mut stderr)) = (archive, stderr) else {
             return Err(BootstrapError::Run(io::Error::other("it has no pipes")));

@@ -12,6 +12,11 @@ use rustix::mount::{
 };
 use serde::Serialize;
 
+/// Name of the upper directory in a layer.
+pub(super) const UPPER_DIR: &str = "u";
+/// Name of the overlay's own directory in a layer.
+pub(super) const WORK_DIR: &str = "w";
+
 /// A command that runs in the unfinished root, inside a container, as its root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunStep {
@@ -36,11 +41,9 @@ pub enum NetworkAccess {
 pub struct UnfinishedRoot<'build> {
     /// The image file below: EROFS, complete, never written to.
     pub image: &'build Path,
-    /// Empty directory for what the commands write: the upper directory of an overlay over the image. Root's, 0700,
-    /// on disk; files in it belong to the ids of the image, unshifted.
-    pub upper: &'build Path,
-    /// Empty directory beside it for the overlay's own work.
-    pub work: &'build Path,
+    /// Directory on disk for what the commands write: its `u` is the upper directory of an overlay over the image,
+    /// its `w` the overlay's own. Files in `u` belong to the ids of the image, unshifted.
+    pub layer: &'build Path,
     /// Environment of the commands.
     pub env: &'build BTreeMap<String, String>,
 }
@@ -49,7 +52,7 @@ pub struct UnfinishedRoot<'build> {
 #[derive(Debug, thiserror::Error)]
 pub enum RunStepError {
     /// It ran and did not exit 0.
-    #[error("command `{}` ended with {code}: {}", command.join(" ").escape_debug(), output.trim_end().escape_debug())]
+    #[error("command `{}` ended with code {code}{}", command.join(" ").escape_debug(), last_words(output))]
     Failed {
         /// Command line.
         command: Vec<String>,
@@ -61,6 +64,12 @@ pub enum RunStepError {
     /// The container could not be started, or its root not be read.
     #[error("run a command in the unfinished root")]
     Container(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The end of a command's output on one line.
+fn last_words(output: &str) -> String {
+    let lines: Vec<String> = output.trim_end().lines().map(|line| line.escape_debug().to_string()).collect();
+    if lines.is_empty() { ", without a word".to_owned() } else { format!(": {}", lines.join(" | ")) }
 }
 
 /// Runs the commands of recipes in containers.
@@ -118,8 +127,10 @@ pub(super) fn mount_overlay(
     let image = fsmount(image.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, read_only).map_err(failed("fsmount(erofs)"))?;
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen(overlay)"))?;
     fsconfig_set_fd(overlay.as_fd(), "lowerdir+", image.as_fd()).map_err(failed("fsconfig(lowerdir+)"))?;
-    fsconfig_set_string(overlay.as_fd(), "upperdir", root.upper).map_err(failed("fsconfig(upperdir)"))?;
-    fsconfig_set_string(overlay.as_fd(), "workdir", root.work).map_err(failed("fsconfig(workdir)"))?;
+    for (option, name) in [("upperdir", UPPER_DIR), ("workdir", WORK_DIR)] {
+        let path = root.layer.join(name);
+        fsconfig_set_string(overlay.as_fd(), option, path).map_err(failed("fsconfig(upperdir, workdir)"))?;
+    }
     for option in ["index", "metacopy", "redirect_dir", "xino"] {
         fsconfig_set_string(overlay.as_fd(), option, "off").map_err(failed("fsconfig(overlay options)"))?;
     }

@@ -260,7 +260,7 @@ fn live_a_failing_command_ends_the_build_with_its_words() {
     let request = BuildRequest { recipe: &recipe, directory: Path::new("/"), limits: TreeLimits::standard() };
     let error = store.build(&request, Some(&mut Chroot), at(1), Watch::nobody()).unwrap_err();
     match *error.cause {
-        BuildCause::Run(RunStepError::Failed { code, output, .. }) => {
+        BuildCause::Run { number: 1, steps: 1, source: RunStepError::Failed { code, output, .. } } => {
             assert_eq!((code, output.as_str()), (7, "broken\n"))
         }
         other => panic!("{other:?}"),

@@ -107,6 +107,8 @@ pub struct Store {
     /// Held while names appear in, change in or vanish from the store's directories.
     changing: Mutex<()>,
     next_operation: AtomicU64,
+    /// Operations with lower numbers are an earlier owner's.
+    first_operation: u64,
     /// Identity of this boot of the kernel: what was checked in another one is checked again.
     boot: String,
     _lock: StoreLock,

@@ -80,19 +80,43 @@ impl Store {
             LockError::Held { holder } => OpenStoreError::InUse { path: root.to_owned(), holder },
             LockError::Io(error) => failed(StoreFileError::on("lock", &layout.lock())(error)),
         })?;
-        remove_tree_of_operations(&layout.incoming()).map_err(failed)?;
+        let incoming = layout.incoming();
+        match make_dir(&incoming) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(StoreFileError::on("create directory", &incoming)(error)));
+            }
+            _ => {}
+        }
+        let next_operation = remove_operations(&incoming).map_err(failed)?;
         let boot_file = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = std::fs::read_to_string(boot_file).map_err(StoreFileError::on("read", boot_file)).map_err(failed)?;
         let store = Self {
             layout,
             index: SharedIndex::default(),
             changing: Mutex::new(()),
-            next_operation: AtomicU64::new(0),
+            next_operation: AtomicU64::new(next_operation),
+            first_operation: next_operation,
             boot: boot.trim_end().to_owned(),
             _lock: lock,
         };
         let warnings = store.read_names().map_err(failed)?;
         Ok((store, warnings))
+    }
+
+    /// Removes what operations of an earlier owner of the store left, once nothing of theirs runs any more. `false` when
+    /// something is still there.
+    ///
+    /// # Errors
+    ///
+    /// The directory of operations cannot be read.
+    pub fn remove_leftovers(&self) -> Result<bool, StoreFileError> {
+        let mut clean = true;
+        for (name, operation) in entries(&self.layout.incoming())? {
+            if number_of(&name).is_none_or(|number| number < self.first_operation) {
+                clean &= remove_tree(&operation).is_ok();
+            }
+        }
+        Ok(clean)
     }
 
     fn read_names(&self) -> Result<Vec<StoreWarning>, StoreFileError> {
@@ -162,18 +186,21 @@ impl Store {
 }
 
 /// Empties the directory of operations, immutable files included, and makes it.
-fn remove_tree_of_operations(dir: &Path) -> Result<(), StoreFileError> {
-    if dir.exists() {
-        for (_, operation) in entries(dir)? {
-            remove_tree(&operation)?;
+/// Removes what operations left, and gives the first number that new ones may have. What cannot be removed yet, since
+/// a process of a killed program still writes there, is left for [`Store::remove_leftovers`].
+fn remove_operations(dir: &Path) -> Result<u64, StoreFileError> {
+    let mut next = 0;
+    for (name, operation) in entries(dir)? {
+        if remove_tree(&operation).is_err() {
+            next = next.max(number_of(&name).map_or(0, |number| number.saturating_add(1)));
         }
     }
-    match make_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(StoreFileError::on("create directory", dir)(error))
-        }
-        _ => Ok(()),
-    }
+    Ok(next)
+}
+
+/// The number in the name of an operation's directory.
+fn number_of(name: &str) -> Option<u64> {
+    name.rsplit('-').next()?.parse().ok()
 }
 
 /// Names and paths of what is in a directory, sorted. Names that are no text are shown as well as they can be.

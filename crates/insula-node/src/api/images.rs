@@ -8,10 +8,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_api::{
-    CollectedImages, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageUsage, ImageView, ImportImage, Operation,
+    BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageUsage, ImageView, ImportImage, Operation,
     OperationKind, Problem, ProblemCode,
 };
 use insula_model::ImageId;
+use insula_plan::protocol::launcher::ImageKey;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,6 +22,7 @@ use super::Shared;
 use super::extract::{Answered, Body, Path, Query, Refusal};
 use crate::attach::Purpose;
 use crate::context::Context;
+use crate::image_build::{self, Runner};
 use crate::image_test;
 use crate::images::Images;
 use crate::operations::Progress;
@@ -34,6 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(list))
         .routes(routes!(show, remove))
         .routes(routes!(import))
+        .routes(routes!(build))
         .routes(routes!(export))
         .routes(routes!(verify))
         .routes(routes!(test))
@@ -99,7 +102,18 @@ async fn as_result<T: Serialize + Send + 'static>(
     work: impl FnOnce(&Images, &Progress) -> Result<T, Problem> + Send + 'static,
 ) -> Result<serde_json::Value, Problem> {
     let result = on_store(&context, move |images| work(images, &progress)).await?;
+    to_value(&result)
+}
+
+fn to_value(result: &impl Serialize) -> Result<serde_json::Value, Problem> {
     serde_json::to_value(result).map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))
+}
+
+/// Lets go of the mount of a version that was removed: it would keep the file's room on the disk.
+async fn unmount(context: &Context, removed: &ImageView) {
+    if let Err(problem) = context.host.unmount(ImageKey(removed.digest.hex())).await {
+        tracing::warn!(image = %removed.image, detail = problem.detail, "unmount");
+    }
 }
 
 /// Where an operation's file comes from.
@@ -151,6 +165,27 @@ pub(super) async fn import(
         let file = source.get(&progress).await?;
         as_result(work_context, progress, move |images, progress| images.import(&image, (file, request), progress))
             .await
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
+}
+
+/// Makes an image from a recipe. Its relative paths start in a directory of the node. The lines that its commands write
+/// are in the operation's output; its result is a `NewImage`.
+#[utoipa::path(post, path = "/v1/images/build", tag = "images", request_body = BuildImage, responses(
+    (status = 202, description = "Under way", body = Operation),
+    (status = 400, description = "It is no recipe", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The version exists", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn build(State(context): Shared, Body(request): Body<BuildImage>) -> Begun {
+    let recipe = image_build::check(&context, &request)?;
+    let work_context = context.clone();
+    let subject = recipe.id.to_string();
+    let operation = context.operations.begin(OperationKind::ImageBuild, subject, None, |progress| async move {
+        let mut runner = Runner::new(work_context.clone(), progress.clone(), recipe.id.clone());
+        let work = move |images: &Images, progress: &Progress| {
+            images.build((&recipe, std::path::Path::new(&request.directory)), &mut runner, progress)
+        };
+        as_result(work_context, progress, work).await
     })?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
@@ -277,6 +312,7 @@ pub(super) async fn remove(
     Path((name, version)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let image = image_id(&name, &version)?;
+    let view = context.catalog.get(&image)?;
     let work_context = context.clone();
     on_store(&context, move |images| {
         // Looked at here, after every create that resolved the version has its container in the directory.
@@ -288,6 +324,7 @@ pub(super) async fn remove(
         Err(Problem::new(ProblemCode::Conflict, detail).with_remedy("delete these containers or change their image"))
     })
     .await?;
+    unmount(&context, &view).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -300,8 +337,13 @@ pub(super) async fn gc(State(context): Shared) -> Begun {
     let operation =
         context.operations.begin(OperationKind::ImageGc, "images".to_owned(), None, |progress| async move {
             let live = work_context.live_images();
-            let work = move |images: &Images, _: &Progress| -> Result<CollectedImages, Problem> { images.gc(&live) };
-            as_result(work_context, progress, work).await
+            let before = work_context.catalog.all();
+            let collected = on_store(&work_context, move |images| images.gc(&live)).await?;
+            for view in before.iter().filter(|view| collected.removed.contains(&view.image)) {
+                unmount(&work_context, view).await;
+            }
+            progress.report("collected", collected.removed.len() as u64, None);
+            to_value(&collected)
         })?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -21,6 +21,9 @@ pub(super) struct OperationWaitQuery {
     /// Most milliseconds, 60,000 at most.
     #[serde(default)]
     timeout_ms: Option<u64>,
+    /// Lines of output that the caller has seen: when there are more, the answer comes at once.
+    #[serde(default)]
+    lines: Option<u64>,
 }
 
 /// Lists long actions, oldest first.
@@ -56,7 +59,7 @@ pub(super) async fn wait(
     Query(query): Query<OperationWaitQuery>,
 ) -> Answered<Operation> {
     let most = Duration::from_millis(query.timeout_ms.unwrap_or(WAIT_MS_MAX).min(WAIT_MS_MAX));
-    match tokio::time::timeout(most, context.operations.changed(id)).await {
+    match tokio::time::timeout(most, context.operations.changed(id, query.lines)).await {
         Ok(changed) => Ok(Json(changed?)),
         Err(_) => Ok(Json(context.operations.get(id)?)),
     }

@@ -26,7 +26,7 @@ use super::snapshot::Snapshot;
 use super::words::{AtEnd, ChangePending, Effect, Found, Input, Ticket, Verdict, Version, Wanted};
 use crate::context::Context;
 use crate::events::About;
-use crate::host::{Exit, StartOrder, Started, Streams};
+use crate::host::{Exit, RootSource, StartOrder, Started, Streams};
 use crate::store::CommitError;
 use crate::trial;
 
@@ -415,7 +415,7 @@ impl Driver {
             id: self.record.id,
             name: self.record.name.clone(),
             spec: self.spec.clone(),
-            image,
+            root: RootSource::Image(image),
             ids: self.record.ids,
             addresses: self.record.addresses,
             streams,

@@ -89,6 +89,15 @@ impl Machine {
         lock(&self.mounted).contains(key)
     }
 
+    /// Unmounts an image; what runs from it keeps its clone of the mount.
+    async fn unmount_image(self: Arc<Self>, key: ImageKey) -> Result<(), Problem> {
+        // First out of sight, so that a start that comes now mounts it anew.
+        if !lock(&self.mounted).remove(&key) {
+            return Ok(());
+        }
+        self.link.call(LauncherRequest::UnmountImage { key }, &[]).await.map(drop)
+    }
+
     fn note_mounted(&self, key: ImageKey) {
         lock(&self.mounted).insert(key);
     }
@@ -196,6 +205,10 @@ impl Host for Handle {
                 _ => Ok(()),
             }
         })
+    }
+
+    fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().unmount_image(image).boxed()
     }
 
     fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>> {

@@ -25,7 +25,7 @@ use insula_resources::{CgroupLayout, NodeGroups};
 use super::failure::lost;
 use super::link::{Link, exit_of};
 use super::network::Network;
-use super::start::unknown_exit;
+use super::start::{image_key, unknown_exit};
 use super::{Handle, Machine, lock};
 use crate::config::Config;
 use crate::host::{Exit, FoundContainer, Host, Started};
@@ -88,6 +88,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         filters: Mutex::new(HashMap::new()),
     });
     machine.learn_mounted().await?;
+    machine.clone().unmount_strangers().await;
     tokio::spawn(watch_over(machine.clone()));
     Ok(Arc::new(Handle(machine)))
 }
@@ -217,6 +218,17 @@ impl Machine {
             *lock(&self.mounted) = keys.into_iter().collect();
         }
         Ok(())
+    }
+
+    /// Unmounts what is no version of the store: removed ones and unfinished ones of a daemon that was killed.
+    async fn unmount_strangers(self: Arc<Self>) {
+        let known: HashSet<_> = self.images.list().iter().map(|image| image_key(&image.info)).collect();
+        let strangers: Vec<_> = lock(&self.mounted).difference(&known).cloned().collect();
+        for key in strangers {
+            if let Err(problem) = self.clone().unmount_image(key).await {
+                tracing::warn!(detail = problem.detail, "unmount");
+            }
+        }
     }
 
     async fn reconnect(self: Arc<Self>) -> Result<(), Problem> {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use insula_api::{Problem, ProblemCode};
-use insula_image::store::ImageInfo;
+use insula_image::store::{Hold, ImageInfo};
 use insula_kernel::seccomp::Filter;
-use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, NetworkMode, RootAccess};
+use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, RootAccess};
 use insula_plan::host_step::{Device, DeviceKind};
 use insula_plan::protocol::keeper::{FdName, KeeperRequest, LogStart, LogStream, TeeSpec, WhenSlow};
 use insula_plan::protocol::launcher::{ImageKey, LauncherOutcome, LauncherRequest};
@@ -26,7 +26,7 @@ use rustix::pipe::PipeFlags;
 
 use super::Machine;
 use super::network::{Traces, container_network, hosts};
-use crate::host::{Exit, StartOrder, Started, Streams};
+use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
 
 /// A writable root for images that say so; a container's own word goes first.
 fn writable_root(spec: &ContainerSpec, config: &ImageConfig) -> bool {
@@ -66,6 +66,35 @@ fn failed(order: &StartOrder, what: &str, error: &(dyn std::error::Error + 'stat
     problem
 }
 
+/// What a start makes its root of; as long as this lives, the image stays in the store.
+enum Root {
+    Image(Hold),
+    Unfinished(Arc<Unfinished>),
+}
+
+impl Root {
+    fn key(&self) -> ImageKey {
+        match self {
+            Self::Image(hold) => image_key(hold.info()),
+            Self::Unfinished(unfinished) => unfinished.key.clone(),
+        }
+    }
+
+    fn config(&self) -> &ImageConfig {
+        match self {
+            Self::Image(hold) => &hold.info().config,
+            Self::Unfinished(unfinished) => &unfinished.config,
+        }
+    }
+
+    fn mount_plan(&self) -> &MountPlan {
+        match self {
+            Self::Image(hold) => &hold.info().mount_plan,
+            Self::Unfinished(unfinished) => &unfinished.mount_plan,
+        }
+    }
+}
+
 /// Descriptors of a start by what they are for.
 type GivenFds = HashMap<GivenFd, OwnedFd>;
 
@@ -95,18 +124,17 @@ impl Machine {
     }
 
     async fn try_start(self: Arc<Self>, mut order: StartOrder) -> Result<Started, Problem> {
-        let hold = self.images.hold(&order.image).map_err(|error| failed(&order, "image", &error))?;
-        let info = hold.info().clone();
-        self.ensure_mounted(&info).await?;
+        let root = self.root_of(&order)?;
+        self.ensure_mounted(&root).await?;
         let streams = std::mem::replace(&mut order.streams, Streams::Detached);
-        let mut given = self.open_directories(&order, &info)?;
+        let mut given = self.open_directories(&order, &root)?;
         let volumes = open_volumes(&order, &mut given)?;
         let devices = look_at_devices(&order)?;
-        let on_console = is_full_init(&order.spec, &info.config) && !is_terminal(&order.spec, &streams);
+        let on_console = is_full_init(&order.spec, root.config()) && !is_terminal(&order.spec, &streams);
         let (streams, client) = if on_console { (Streams::Detached, first_output(streams)) } else { (streams, None) };
         let (main, log) = self.open_streams(&order, streams, &mut given)?;
         let log = log.filter(|_| !on_console);
-        let (plan, wanted) = self.plan(&order, &info, (&volumes, &devices, main))?;
+        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, main))?;
         self.reserve_ports(&order).await?;
         if let Some(log) = log {
             self.start_log(&order, log).await?;
@@ -141,6 +169,15 @@ impl Machine {
         Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master, exit })
     }
 
+    fn root_of(&self, order: &StartOrder) -> Result<Root, Problem> {
+        match &order.root {
+            RootSource::Image(image) => {
+                self.images.hold(image).map(Root::Image).map_err(|error| failed(order, "image", &error))
+            }
+            RootSource::Unfinished(unfinished) => Ok(Root::Unfinished(unfinished.clone())),
+        }
+    }
+
     /// Descriptors for who follows the container: a pidfd, and the file where its end will be.
     fn follow(&self, order: &StartOrder, pidfd: &OwnedFd) -> Vec<OwnedFd> {
         let mut follow = Vec::new();
@@ -157,11 +194,20 @@ impl Machine {
     /// # Errors
     ///
     /// It is damaged, or the kernel cannot mount it.
-    async fn ensure_mounted(self: &Arc<Self>, info: &Arc<ImageInfo>) -> Result<(), Problem> {
-        let key = image_key(info);
+    async fn ensure_mounted(self: &Arc<Self>, root: &Root) -> Result<(), Problem> {
+        let key = root.key();
         if self.is_mounted(&key) {
             return Ok(());
         }
+        let info = match root {
+            Root::Image(hold) => hold.info(),
+            Root::Unfinished(unfinished) => {
+                let request = LauncherRequest::MountImage { key: key.clone() };
+                self.link.call(request, &[unfinished.image.as_fd()]).await?;
+                self.note_mounted(key);
+                return Ok(());
+            }
+        };
         let (store, image) = (self.images.clone(), info.id.clone());
         let opened = tokio::task::spawn_blocking(move || {
             store.open_for_mount(&image, jiff::Timestamp::now(), insula_image::progress::Watch::nobody())
@@ -176,7 +222,7 @@ impl Machine {
     }
 
     /// Persistent directories of the container and the node, made if need be.
-    fn open_directories(&self, order: &StartOrder, info: &ImageInfo) -> Result<GivenFds, Problem> {
+    fn open_directories(&self, order: &StartOrder, root: &Root) -> Result<GivenFds, Problem> {
         let base = self.container_dir(order.id);
         let make = |path: &Path, mode: u32| {
             let made = std::fs::DirBuilder::new().mode(mode).recursive(true).create(path);
@@ -189,7 +235,10 @@ impl Machine {
         make(&data.join("service"), 0o755)?;
         given.insert(GivenFd::Data, open(&data)?);
         given.insert(GivenFd::Software, open(&self.software_dir)?);
-        if writable_root(&order.spec, &info.config) {
+        if let Root::Unfinished(unfinished) = root {
+            let layer = unfinished.layer.try_clone().map_err(|error| failed(order, "layer", &error))?;
+            given.insert(GivenFd::Layer, layer);
+        } else if writable_root(&order.spec, root.config()) {
             let layer = base.join("layer");
             make(&layer, 0o755)?;
             given.insert(GivenFd::Layer, open(&layer)?);
@@ -296,11 +345,11 @@ impl Machine {
     fn plan(
         &self,
         order: &StartOrder,
-        info: &ImageInfo,
+        root: &Root,
         (volumes, devices, streams): (&[VolumeSource], &[DeviceNode], MainStreams),
     ) -> Result<(Vec<u8>, Vec<GivenFd>), Problem> {
         let spec = &*order.spec;
-        let rights = Rights::resolve(spec, is_full_init(spec, &info.config))
+        let rights = Rights::resolve(spec, is_full_init(spec, root.config()))
             .map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
         let filter = if rights.privileged { None } else { Some(self.filter(rights)?) };
         let network = container_network(order.id, &Traces { addresses: order.addresses, ports: spec.ports.clone() });
@@ -309,9 +358,9 @@ impl Machine {
             id: order.id,
             name: &order.name,
             spec,
-            config: &info.config,
-            mount_plan: &info.mount_plan,
-            image: image_key(info),
+            config: root.config(),
+            mount_plan: root.mount_plan(),
+            image: root.key(),
             ids: order.ids,
             rights,
             filter: filter.as_deref(),

@@ -48,10 +48,14 @@ pub(super) async fn finish<T: DeserializeOwned>(session: &mut Session, operation
 async fn watch(session: &mut Session, mut operation: Operation, progress: &Progress) -> Result<Operation, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
     let id = operation.id.to_string();
-    let path = with_query(&insula_api::paths::operation_wait(&id), &[("timeout_ms", Some(WAIT_MS.to_string()))]);
+    let wait = insula_api::paths::operation_wait(&id);
     let mut cancelled = false;
+    let mut seen = 0;
     while operation.state == OperationState::Running {
         progress.show(&operation.progress);
+        progress.output(&operation, &mut seen);
+        let query = [("timeout_ms", Some(WAIT_MS.to_string())), ("lines", Some(seen.to_string()))];
+        let path = with_query(&wait, &query);
         tokio::select! {
             changed = session.client.get::<Operation>(&path) => operation = changed?,
             _ = interrupt.recv(), if !cancelled => {
@@ -63,6 +67,7 @@ async fn watch(session: &mut Session, mut operation: Operation, progress: &Progr
             }
         }
     }
+    progress.output(&operation, &mut seen);
     Ok(operation)
 }
 
@@ -108,6 +113,16 @@ impl Progress {
             }
             Self::Lines(_) | Self::Nothing => {}
         }
+    }
+
+    /// Shows what the action's commands wrote since `seen` lines.
+    fn output(&self, operation: &Operation, seen: &mut u64) {
+        let (lost, lines) = operation.output.since(*seen);
+        if lost > 0 {
+            self.line(&format!("({lost} lines were not kept)"));
+        }
+        lines.iter().for_each(|line| self.line(line));
+        *seen = operation.output.written();
     }
 
     fn line(&self, text: &str) {
