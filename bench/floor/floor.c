@@ -7,6 +7,8 @@
  *   floor run IMAGE-MOUNT NUMBER COMMAND…    one container; exit status of COMMAND
  *   floor hold IMAGE-MOUNT COUNT COMMAND…    COUNT containers, "ready" on stdout, ended when stdin ends
  *   floor exec PID COMMAND…                  joins all namespaces of PID, as nsenter -a does
+ *   floor net NUMBER COMMAND…                makes a user and a network namespace with the container's veth pair and runs
+ *                                            COMMAND with them as descriptors 100 and 101, for a runtime to join
  *
  * IMAGE-MOUNT is the mounted image; NUMBER (0 to 9999) makes names and ids of its own.
  */
@@ -460,6 +462,34 @@ static int join(pid_t pid, char **command) {
     CHECK(waitpid(child, &status, 0));
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
+static int with_network(int number, char **command) {
+    int base = (1 << 20) + number * IDS, pair[2], status;
+    char path[64], map[64], byte = 0;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    struct clone_args args = { .flags = CLONE_NEWUSER | CLONE_NEWNET, .exit_signal = SIGCHLD };
+    pid_t pid = syscall(SYS_clone3, &args, sizeof args);
+    CHECK(pid);
+    if (pid == 0) {
+        if (read(pair[1], &byte, 1) != 1) _exit(125);
+        link_inside(number);
+        _exit(0);
+    }
+    sprintf(map, "0 %d %d", base, IDS);
+    sprintf(path, "/proc/%d/uid_map", pid); CHECK(put(path, map));
+    sprintf(path, "/proc/%d/gid_map", pid); CHECK(put(path, map));
+    sprintf(path, "/proc/%d/ns/user", pid); CHECK(dup2(open(path, O_RDONLY | O_CLOEXEC), 100));
+    sprintf(path, "/proc/%d/ns/net", pid); CHECK(dup2(open(path, O_RDONLY | O_CLOEXEC), 101));
+    int route = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    link_outside(route, number, 101);
+    CHECK(write(pair[0], &byte, 1));
+    CHECK(waitpid(pid, &status, 0));
+    if (status) return 125;
+    pid = vfork();
+    CHECK(pid);
+    if (pid == 0) { execvp(command[0], command); _exit(127); }
+    CHECK(waitpid(pid, &status, 0));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
 static int hold(const char *image, int count, char **command) {
     pid_t *pids = calloc(count, sizeof *pids);
     char byte;
@@ -475,6 +505,8 @@ int main(int argc, char **argv) {
     if (argc > 4 && !strcmp(argv[1], "run")) return finish(start(argv[2], atoi(argv[3]), argv + 4), atoi(argv[3]));
     if (argc > 4 && !strcmp(argv[1], "hold")) return hold(argv[2], atoi(argv[3]), argv + 4);
     if (argc > 3 && !strcmp(argv[1], "exec")) return join(atoi(argv[2]), argv + 3);
-    fputs("usage: floor run IMAGE-MOUNT NUMBER COMMAND… | hold IMAGE-MOUNT COUNT COMMAND… | exec PID COMMAND…\n", stderr);
+    if (argc > 3 && !strcmp(argv[1], "net")) return with_network(atoi(argv[2]), argv + 3);
+    fputs("usage: floor run IMAGE-MOUNT NUMBER COMMAND… | hold IMAGE-MOUNT COUNT COMMAND… | exec PID COMMAND… | net NUMBER COMMAND…\n",
+        stderr);
     return 2;
 }

@@ -38,7 +38,7 @@ impl Figure {
             "reference": round(self.reference),
             "reference_name": self.reference_name,
             "ratio": round(self.ratio()),
-            "goal": self.goal,
+            "goal": round(self.goal),
             "ok": self.ok(),
         })
         .to_string()

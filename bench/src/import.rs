@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::figure::Figure;
-use crate::peers;
 use crate::rounds;
 use crate::stage::{self, Stage};
+use crate::world::{Layout, World};
 
 /// Rounds that count; the first of all fills caches and does not.
 const ROUNDS: u32 = 3;
@@ -15,17 +15,20 @@ const ROUNDS: u32 = 3;
 /// Size of the archive, about, in MB.
 const ARCHIVE_MB: u64 = 300;
 
+/// Where the peers see the archive's folder.
+const FOLDER: &str = "/tmp/import";
+
 /// Most that an import may cost, in times of the reference.
 const PROMISE: f64 = 2.0;
 
 pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
     let folder = tempfile::Builder::new().prefix("insula-bench-").tempdir_in("/var/tmp")?;
     let tar = archive(stage, folder.path())?;
-    let packer = peers::newest_erofs(folder.path())?;
+    let world = World::make(stage, Layout::Version2, &[(folder.path(), FOLDER)])?;
     let (mut ours, mut reference) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let begin = Instant::now();
-        pack_and_hash(&packer, &tar)?;
+        pack_and_hash(&world, &tar)?;
         let packed = begin.elapsed().as_secs_f64() * 1_000.0;
         let image = format!("import-bench@{}", round + 1);
         let begin = Instant::now();
@@ -59,8 +62,13 @@ fn archive(stage: &Stage, folder: &Path) -> Result<PathBuf, Box<dyn std::error::
     Ok(tar)
 }
 
-fn pack_and_hash(packer: &peers::Packer, tar: &Path) -> Result<(), stage::StageError> {
-    let packed = tar.with_extension("erofs");
-    stage::run(&mut packer.pack(&packed, tar))?;
+fn pack_and_hash(world: &World, tar: &Path) -> Result<(), stage::StageError> {
+    let tar_inside = format!("{FOLDER}/large.tar");
+    stage::run(world.command("mkfs.erofs").args([
+        "--quiet",
+        "--tar=f",
+        &format!("{FOLDER}/large.erofs"),
+        &tar_inside,
+    ]))?;
     stage::run(Command::new("sha256sum").arg(tar))
 }

@@ -4,7 +4,9 @@
 //! its reference in turn and prints the ratio, as a table and as one JSON line per figure.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
+mod crun;
 mod density;
+mod engines;
 mod exec;
 mod figure;
 mod import;
@@ -14,6 +16,7 @@ mod rounds;
 mod stage;
 mod start;
 mod switch;
+mod world;
 
 use std::process::ExitCode;
 

@@ -27,8 +27,18 @@ const WARM_UP_ROUNDS: u32 = 3;
 /// next start needs.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Names how many rounds to run at most, for a quick look.
+const ROUNDS: &str = "INSULA_BENCH_ROUNDS";
+
+/// `rounds`, or fewer if the environment says so.
+pub(crate) fn at_most(rounds: u32) -> u32 {
+    let wanted = std::env::var(ROUNDS).ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or(rounds).clamp(1, rounds)
+}
+
 /// Median milliseconds of each contender over `rounds` rounds.
 pub(crate) fn medians(contenders: &mut [Contender<'_>], rounds: u32) -> Result<Vec<f64>, ContenderError> {
+    let rounds = at_most(rounds);
     let mut times: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..WARM_UP_ROUNDS + rounds {
         for (contender, times) in contenders.iter_mut().zip(&mut times) {
