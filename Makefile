@@ -25,8 +25,8 @@ soak: build
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/etc/insula
-	install -m 0755 target/release/insula target/release/insula-init target/release/insula-keeper \
-		target/release/insula-launcher $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 target/release/insula target/release/insula-guest target/release/insula-init \
+		target/release/insula-keeper target/release/insula-launcher $(DESTDIR)$(PREFIX)/bin/
 	sed 's|@PREFIX@|$(PREFIX)|' packaging/insula.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/insula.service
 
 clean-host:

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::{step, workspace};
 
 /// Programs that users run, or that `insula` runs.
-const PROGRAMS: [&str; 4] = ["insula", "insula-init", "insula-keeper", "insula-launcher"];
+const PROGRAMS: [&str; 5] = ["insula", "insula-guest", "insula-init", "insula-keeper", "insula-launcher"];
 
 /// Where cargo puts what it builds.
 fn target_folder() -> PathBuf {
@@ -17,7 +17,8 @@ fn target_folder() -> PathBuf {
 ///
 /// Cargo is told a target (`.cargo/config.toml`), so its own folder is `target/<target>/release/`.
 pub(crate) fn release() -> Result<(), Box<dyn std::error::Error>> {
-    step::cargo("build", &["build", "--release", "--locked", "--package=insula", "--package=insula-init"])?;
+    let packages = ["--package=insula", "--package=insula-guest", "--package=insula-init"];
+    step::cargo("build", &[&["build", "--release", "--locked"][..], &packages].concat())?;
     let built = target_folder().join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
     let folder = workspace::root().join("target/release");
     fs::create_dir_all(&folder)?;

@@ -49,7 +49,7 @@ fn running_node() -> Option<u32> {
 
 /// Process ids in control groups below `insula.slice`, and of our own programs.
 fn our_processes() -> BTreeSet<u32> {
-    let programs = ["insula-launcher", "insula-keeper", "insula-init"];
+    let programs = ["insula-guest", "insula-launcher", "insula-keeper", "insula-init"];
     // The kernel keeps 15 bytes of a name.
     let is_program = |name: &str| programs.iter().any(|program| program.get(..15).unwrap_or(program) == name);
     let in_cgroup = |text: &str| text.lines().any(|line| line.contains(":/insula.slice/"));

@@ -4,7 +4,7 @@ use crate::finding::Finding;
 use crate::workspace;
 
 /// Crate, layer, siblings of the same layer it may use.
-const TABLE: [(&str, u8, &[&str]); 14] = [
+const TABLE: [(&str, u8, &[&str]); 15] = [
     ("insula-model", 0, &[]),
     ("insula-kernel", 1, &[]),
     ("insula-api", 1, &[]),
@@ -13,6 +13,7 @@ const TABLE: [(&str, u8, &[&str]); 14] = [
     ("insula-network", 2, &[]),
     ("insula-resources", 2, &[]),
     ("insula-runtime", 2, &["insula-network", "insula-resources"]),
+    ("insula-guest", 3, &[]),
     ("insula-init", 3, &[]),
     ("insula-node", 3, &[]),
     ("insula", 4, &[]),
@@ -21,8 +22,12 @@ const TABLE: [(&str, u8, &[&str]); 14] = [
     ("xtask", 5, &[]),
 ];
 
-/// The two small rooms may use nothing of ours but these.
-const NARROW: [(&str, &[&str]); 2] = [("insula-init", &["insula-kernel", "insula-plan"]), ("insula-kernel", &[])];
+/// The small rooms may use nothing of ours but these.
+const NARROW: [(&str, &[&str]); 3] = [
+    ("insula-guest", &["insula-kernel", "insula-plan"]),
+    ("insula-init", &["insula-kernel", "insula-plan"]),
+    ("insula-kernel", &[]),
+];
 
 /// Third-party crates that only the upper layers may use.
 const ASYNC: [&str; 6] = ["tokio", "hyper", "hyper-util", "axum", "tower", "tokio-util"];
@@ -45,7 +50,9 @@ fn check_dependency(name: &str, dependency: &str) -> Option<String> {
             return Some(format!("may not depend on {dependency}: the room is kept narrow"));
         }
     }
-    if ASYNC.contains(&dependency) && layer < 3 || ASYNC.contains(&dependency) && name == "insula-init" {
+    if ASYNC.contains(&dependency) && layer < 3
+        || ASYNC.contains(&dependency) && matches!(name, "insula-guest" | "insula-init")
+    {
         return Some(format!("{dependency} is for the daemon and the client; below them code blocks"));
     }
     if RAW.contains(&dependency) && name != "insula-kernel" {

@@ -6,7 +6,6 @@
 pub mod keeper;
 pub mod launcher;
 pub mod pid1;
-mod poller;
 pub mod sealed;
 mod spawn;
 

@@ -42,6 +42,8 @@ pub struct ParseResourceError {
 impl Resource {
     /// Open files.
     pub const NOFILE: Self = Self(7);
+    /// Address space in bytes.
+    pub const AS: Self = Self(9);
     /// Core file size in bytes.
     pub const CORE: Self = Self(4);
 
@@ -145,7 +147,9 @@ mod tests {
 
     #[test]
     fn names_have_the_numbers_of_the_c_library() {
-        for (name, number) in [("nofile", libc::RLIMIT_NOFILE), ("core", libc::RLIMIT_CORE), ("rttime", 15)] {
+        for (name, number) in
+            [("nofile", libc::RLIMIT_NOFILE), ("as", libc::RLIMIT_AS), ("core", libc::RLIMIT_CORE), ("rttime", 15)]
+        {
             assert_eq!(u32::from(name.parse::<Resource>().unwrap().number()), number, "{name}");
         }
     }

@@ -19,7 +19,7 @@ use rustix::pipe::SpliceFlags;
 
 use super::log_files::{LogFiles, Moment};
 use super::tee::{Tee, TeeState};
-use crate::poller::{Interest, Poller};
+use insula_kernel::poller::{Interest, Poller};
 
 /// Bytes of one read of a pipe.
 pub(super) const READ_BYTES: usize = 64 * 1024;

@@ -36,8 +36,8 @@ use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::poller::{Interest, Poller, Ready};
 use container_log::{Bench, ContainerLog, Flush, READ_BYTES};
+use insula_kernel::poller::{Interest, Poller, Ready};
 use log_files::Moment;
 
 /// Where the keeper finds its listener.

@@ -16,7 +16,7 @@ use rustix::process::{Pid, WaitStatus};
 use super::FIRST_PIDFD;
 use super::daemon::Asker;
 use super::keeper_link::KeeperLink;
-use crate::poller::{Interest, Poller};
+use insula_kernel::poller::{Interest, Poller};
 
 /// A container.
 #[derive(Debug)]

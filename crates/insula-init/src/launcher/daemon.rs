@@ -6,7 +6,7 @@ use insula_plan::protocol::channel::{Channel, ReceiveError, Received, Wait};
 use insula_plan::protocol::launcher::{LauncherCall, LauncherEvent, LauncherOutcome, OpId};
 
 use super::DAEMON;
-use crate::poller::{Interest, Poller};
+use insula_kernel::poller::{Interest, Poller};
 
 /// The daemon's connection.
 #[derive(Debug, Default)]

@@ -4,7 +4,8 @@
 //!   daemon ── calls ──> launcher ── fork ──> worker: carries a plan out, reports, ends
 //!          <─ events ──    │  ^                 │ clone3(CLONE_PARENT)
 //!                          │  └── SIGCHLD ── container's process 1
-//!                          └── keeper (descriptors that must not close)
+//!                          ├── keeper (descriptors that must not close)
+//!                          └── guest services (what faces containers, without any right)
 //! ```
 //!
 //! One epoll loop; nothing slow happens in it: plans and sweeps are done by workers, a bounded number at a time. What
@@ -13,6 +14,7 @@
 
 mod containers;
 mod daemon;
+mod guest;
 mod images;
 mod join;
 mod keeper_link;
@@ -25,9 +27,11 @@ mod worker;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use insula_kernel::signals::SignalFd;
 use insula_plan::protocol::channel::{self, Channel, ConnectError};
+use insula_plan::protocol::facts;
 use insula_plan::protocol::launcher::{LauncherOutcome, OpId};
 use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::status::ExitStatus;
@@ -35,11 +39,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::thread::UnshareFlags;
 
-use crate::poller::{Interest, Poller, Ready};
 use crate::sealed::{self, SealError};
 use containers::Containers;
 use daemon::Daemon;
+use guest::Guest;
 use images::{ImageMounts, MountImageError};
+use insula_kernel::poller::{Interest, Poller, Ready};
 use join::Joined;
 use keeper_link::{KeeperLink, KeeperLinkError};
 use requests::Waiting;
@@ -64,7 +69,7 @@ const FIRST_PIDFD: u64 = 3 << 32;
 pub struct LauncherConfig {
     /// The node's run directory.
     pub run_dir: PathBuf,
-    /// Directory of `insula-init` and `insula-keeper`.
+    /// Directory of `insula-init`, `insula-keeper` and `insula-guest`.
     pub programs: PathBuf,
 }
 
@@ -117,6 +122,7 @@ pub(crate) struct Launcher {
     keeper: KeeperLink,
     /// Whether the last one died and no other could be started.
     keeper_lost: bool,
+    guest: Guest,
     images: ImageMounts,
     containers: Containers,
     workers: Workers,
@@ -165,6 +171,9 @@ impl Launcher {
         add(listener.as_fd(), LISTENER)?;
         add(keeper.as_fd(), KEEPER)?;
         let containers = Containers::adopt(&run, &poller, &keeper);
+        // A fact that cannot be read was not written; the next daemon says anew what is wanted.
+        let wanted = facts::read(&run.guest_fact()).ok().flatten();
+        let guest = Guest::new(config.programs.join("insula-guest"), wanted, Instant::now());
         let mut launcher = Self {
             run,
             poller,
@@ -175,6 +184,7 @@ impl Launcher {
             daemon: Daemon::default(),
             keeper,
             keeper_lost: false,
+            guest,
             images,
             containers,
             workers: Workers::default(),
@@ -209,7 +219,8 @@ impl Launcher {
         // Children of the program before may have ended unseen.
         self.reap();
         loop {
-            self.poller.wait(None, &mut ready)?;
+            self.guest.start_if_due(&self.keeper, Instant::now());
+            self.poller.wait(self.guest.pause(Instant::now()), &mut ready)?;
             for Ready { token } in std::mem::take(&mut ready) {
                 if self.dispatch(token) == Flow::End {
                     return Ok(());
@@ -247,7 +258,7 @@ impl Launcher {
         }
         match self.containers.by_pid(pid) {
             Some(id) => self.container_ended(id, ExitStatus::from_wait(status)),
-            None if self.joined_ended(pid, status) => {}
+            None if self.joined_ended(pid, status) || self.guest.ended(pid, Instant::now()) => {}
             // Its worker's report may still be under way.
             None => self.containers.remember_end(pid, status),
         }

@@ -28,8 +28,8 @@ use super::join::JoinWork;
 use super::keeper_link::Heard;
 use super::worker::{self, Report, Task, Worker};
 use super::{FIRST_PIDFD, FIRST_STATUS, Flow, KEEPER, Launcher};
-use crate::poller::Interest;
 use crate::sealed;
+use insula_kernel::poller::Interest;
 
 /// A task that waits for a worker.
 #[derive(Debug)]
@@ -116,6 +116,7 @@ impl Launcher {
             }
             LauncherRequest::ListImages => Ok(LauncherOutcome::Images { keys: self.images.keys() }),
             LauncherRequest::Shutdown(when) => return self.shut_down(asker, when),
+            LauncherRequest::ServeGuests(fact) => self.serve_guests(fact),
             LauncherRequest::Upgrade => Err(self.upgrade(asker, fds.first())),
         };
         self.answer(asker, outcome);
@@ -167,6 +168,8 @@ impl Launcher {
         self.ending = true;
         self.answer(asker, Ok(LauncherOutcome::Done));
         self.keeper.shut_down();
+        self.guest.end();
+        facts::remove(&self.run.guest_fact()).unwrap_or_default();
         Flow::End
     }
 

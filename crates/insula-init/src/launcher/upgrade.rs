@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Instant;
 
 use insula_kernel::execute::execute_file;
 use insula_kernel::fd_table;
@@ -87,7 +88,7 @@ impl Resumed {
 
 impl Launcher {
     /// Becomes `program`; returns only with the reason why not, and then everything is as before.
-    pub(crate) fn upgrade(&self, asker: Asker, program: Option<&OwnedFd>) -> Failure {
+    pub(crate) fn upgrade(&mut self, asker: Asker, program: Option<&OwnedFd>) -> Failure {
         let Some(program) = program else {
             return Failure::new(FailureKind::Malformed, "the program to become is missing");
         };
@@ -98,10 +99,14 @@ impl Launcher {
         {
             return Failure::new(FailureKind::Busy, "operations are under way; try again when they are done");
         }
-        match self.become_program(asker, program.as_fd()) {
+        // The next program starts its own.
+        self.guest.end();
+        let failure = match self.become_program(asker, program.as_fd()) {
             Ok(errno) => Failure::from_error(FailureKind::Kernel, &errno),
             Err(failure) => failure,
-        }
+        };
+        self.guest.revive(Instant::now());
+        failure
     }
 
     fn become_program(&self, asker: Asker, program: BorrowedFd<'_>) -> Result<Errno, Failure> {

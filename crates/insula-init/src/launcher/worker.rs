@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 
 use super::FIRST_WORKER;
 use super::daemon::Asker;
-use crate::poller::{Interest, Poller};
+use insula_kernel::poller::{Interest, Poller};
 
 /// What a worker says when it is done.
 #[derive(Debug, Encode, Decode)]

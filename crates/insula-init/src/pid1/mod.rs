@@ -34,8 +34,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::time::Timespec;
 
-use crate::poller::{Interest, Poller, Ready};
 use crate::spawn::{self, Spawning};
+use insula_kernel::poller::{Interest, Poller, Ready};
 use session::Sessions;
 
 /// Exit code when process 1 could not do its work at all.

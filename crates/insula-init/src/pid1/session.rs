@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::FIRST_SESSION;
-use crate::poller::{Interest, Poller};
 use crate::spawn::{self, Spawning, terminal};
+use insula_kernel::poller::{Interest, Poller};
 
 /// Connections taken at one time before other descriptors have their turn.
 const ACCEPTS_PER_TURN: usize = 16;

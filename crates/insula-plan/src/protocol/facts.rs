@@ -104,6 +104,15 @@ pub struct EndedFact {
     pub unknown_because: Option<String>,
 }
 
+/// How the guest services are started again, also by a launcher that knows nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GuestFact {
+    /// The host's user and group id that they run under; nobody else's.
+    #[n(0)]
+    pub id: u32,
+}
+
 impl EndedFact {
     /// From what process 1 wrote.
     #[must_use]

@@ -12,7 +12,7 @@ use insula_model::ContainerId;
 use minicbor::{Decode, Encode};
 
 use super::channel::{Channel, ConnectError, ReceiveError, Received, SendError, Wait};
-use super::facts::{EndedFact, ProcessIdentity};
+use super::facts::{EndedFact, GuestFact, ProcessIdentity};
 use super::failure::Failure;
 use super::keeper::{KeeperAnswer, KeeperRequest};
 use super::process::ProcessSpec;
@@ -138,6 +138,10 @@ pub enum LauncherRequest {
     /// Images that are mounted. Answered by `Images`.
     #[n(10)]
     ListImages,
+    /// Run the guest services from now on, with what the keeper holds for them (see
+    /// [`names::GIVEN_NAMES`](super::names::GIVEN_NAMES)); one that runs already is replaced.
+    #[n(11)]
+    ServeGuests(#[n(0)] GuestFact),
 }
 
 /// When a shutdown is to happen.

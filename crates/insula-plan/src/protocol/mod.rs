@@ -23,6 +23,7 @@ pub mod keeper;
 pub mod launcher;
 pub mod log;
 pub mod log_reader;
+pub mod names;
 pub mod process;
 pub mod run_dir;
 pub mod status;

@@ -3,6 +3,7 @@
 //! ```text
 //!   <run>/                          tmpfs, root 0700
 //!     launcher.sock  keeper.sock    SOCK_SEQPACKET listeners
+//!     guest                         GuestFact, by the launcher, while there are guest services
 //!     containers/<id>/              one per container that was started since boot
 //!       exec.sock                   exec listener of its process 1
 //!       started                     StartedFact, by the launcher, before anybody is told
@@ -44,6 +45,12 @@ impl RunDir {
     #[must_use]
     pub fn keeper_socket(&self) -> PathBuf {
         self.path.join("keeper.sock")
+    }
+
+    /// Fact: under which id the guest services run, by the launcher.
+    #[must_use]
+    pub fn guest_fact(&self) -> PathBuf {
+        self.path.join("guest")
     }
 
     /// The directory of all containers.

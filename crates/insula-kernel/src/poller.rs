@@ -12,7 +12,7 @@ const READY_MAX: usize = 64;
 
 /// What a descriptor is watched for. An end or an error of its other side is always reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interest {
+pub enum Interest {
     /// Something to read.
     Read,
     /// Room to write.
@@ -23,13 +23,13 @@ pub(crate) enum Interest {
 
 /// A descriptor that is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ready {
+pub struct Ready {
     /// What it was added with.
-    pub(crate) token: u64,
+    pub token: u64,
 }
 
 /// A set of watched descriptors. A descriptor must be removed before its last copy elsewhere outlives it here.
-pub(crate) struct Poller {
+pub struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
 }
@@ -40,7 +40,7 @@ impl Poller {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub(crate) fn new() -> Result<Self, Errno> {
+    pub fn new() -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Self { epoll, events: Vec::with_capacity(READY_MAX) })
     }
@@ -51,7 +51,7 @@ impl Poller {
     ///
     /// - `EPERM`: a regular file or directory, which is always ready.
     /// - `EEXIST`: it is watched already.
-    pub(crate) fn add(&self, source: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
+    pub fn add(&self, source: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
         epoll::add(&self.epoll, source, EventData::new_u64(token), flags(interest))
     }
 
@@ -60,12 +60,12 @@ impl Poller {
     /// # Errors
     ///
     /// - `ENOENT`: it is not watched.
-    pub(crate) fn change(&self, source: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
+    pub fn change(&self, source: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
         epoll::modify(&self.epoll, source, EventData::new_u64(token), flags(interest))
     }
 
     /// Stops watching it; one that is not watched is no error.
-    pub(crate) fn remove(&self, source: impl AsFd) {
+    pub fn remove(&self, source: impl AsFd) {
         // ENOENT is the only answer for an open descriptor, and it is what was wanted.
         epoll::delete(&self.epoll, source).unwrap_or_default();
     }
@@ -75,7 +75,7 @@ impl Poller {
     /// # Errors
     ///
     /// None are expected.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> Result<(), Errno> {
+    pub fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> Result<(), Errno> {
         ready.clear();
         self.events.clear();
         let timeout = timeout.map(|timeout| Timespec {

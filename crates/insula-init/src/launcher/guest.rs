@@ -1,0 +1,210 @@
+//! The guest services: started with what the keeper holds for them, and again whenever they die.
+//!
+//! Nothing but the fact in the run directory and the keeper's descriptors says that there are services, so a launcher
+//! that takes a dead one's place starts them without a daemon. They die with their launcher (its next one starts them
+//! over the same sockets, in whose queues questions wait meanwhile), so none is ever adopted, and none stays behind.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use insula_kernel::fork::{Fork, exit_now, fork};
+use insula_kernel::{execute, fd_table, signals};
+use insula_plan::protocol::facts::{self, GuestFact};
+use insula_plan::protocol::failure::{Failure, FailureKind};
+use insula_plan::protocol::launcher::LauncherOutcome;
+use insula_plan::protocol::names::GIVEN_NAMES;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_parent_process_death_signal};
+
+use super::Launcher;
+use super::keeper_link::KeeperLink;
+
+/// Pauses before a service that died soon is started again; the last one for ever.
+const PAUSES_MS: [u64; 6] = [0, 50, 200, 1_000, 5_000, 10_000];
+/// One that lived this long did not die of its start.
+const GOOD_LIFE: Duration = Duration::from_secs(10);
+
+/// The service, or that there is to be one.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    program: PathBuf,
+    wanted: Option<GuestFact>,
+    running: Option<(Pid, Instant)>,
+    /// Deaths in a row after short lives.
+    deaths: usize,
+    /// When it is to be started again.
+    due: Option<Instant>,
+}
+
+impl Guest {
+    /// A service that is wanted if the fact says so, and is due at once.
+    pub(crate) fn new(program: PathBuf, wanted: Option<GuestFact>, now: Instant) -> Self {
+        Self { program, wanted, running: None, deaths: 0, due: wanted.map(|_| now) }
+    }
+
+    /// How long the loop may wait before the service is due.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(now))
+    }
+
+    /// Whether `pid` was the service; then it is due again.
+    pub(crate) fn ended(&mut self, pid: Pid, now: Instant) -> bool {
+        let Some((_, since)) = self.running.take_if(|(running, _)| *running == pid) else { return false };
+        let lived_well = now.saturating_duration_since(since) >= GOOD_LIFE;
+        self.deaths = if lived_well { 0 } else { self.deaths + 1 };
+        self.due = self.wanted.map(|_| now + self.next_pause());
+        true
+    }
+
+    fn next_pause(&self) -> Duration {
+        let place = self.deaths.saturating_sub(1).min(PAUSES_MS.len() - 1);
+        Duration::from_millis(PAUSES_MS[place])
+    }
+
+    /// Starts it if it is due. What cannot be started now is tried again later.
+    pub(crate) fn start_if_due(&mut self, keeper: &KeeperLink, now: Instant) {
+        let Some(wanted) = self.wanted.filter(|_| self.due.is_some_and(|due| due <= now)) else { return };
+        match spawn(&self.program, wanted, keeper) {
+            Ok(pid) => {
+                self.running = Some((pid, now));
+                self.due = None;
+            }
+            Err(_) => {
+                self.deaths += 1;
+                self.due = Some(now + self.next_pause());
+            }
+        }
+    }
+
+    /// From now on it is wanted as `fact` says; one that runs is replaced.
+    fn want(&mut self, fact: GuestFact, now: Instant) {
+        self.wanted = Some(fact);
+        self.deaths = 0;
+        match self.running {
+            // Its end makes the next one due.
+            Some(_) => self.kill(),
+            None => self.due = Some(now),
+        }
+    }
+
+    /// Ends the one that runs, if one does; its end is heard of later.
+    fn kill(&self) {
+        if let Some((pid, _)) = self.running {
+            // It is our child and was not waited for, so the number is its own.
+            kill_process(pid, Signal::KILL).unwrap_or_default();
+        }
+    }
+
+    /// Ends the one that runs and waits until it is gone. None is due.
+    pub(crate) fn end(&mut self) {
+        self.kill();
+        if let Some((pid, _)) = self.running.take() {
+            // It cannot put it off: it has no file to wait for, and the signal cannot be held back.
+            rustix::process::waitpid(Some(pid), WaitOptions::empty()).map(drop).unwrap_or_default();
+        }
+        self.due = None;
+    }
+
+    /// The wanted one is due: this launcher stays after all.
+    pub(crate) fn revive(&mut self, now: Instant) {
+        self.due = self.wanted.map(|_| now);
+    }
+}
+
+impl Launcher {
+    /// Runs the services from now on.
+    pub(crate) fn serve_guests(&mut self, fact: GuestFact) -> Result<LauncherOutcome, Failure> {
+        if !self.guest.program.is_file() {
+            return Err(Failure::new(FailureKind::Unknown, format!("{} is missing", self.guest.program.display())));
+        }
+        if given(&self.keeper).len() < 2 {
+            return Err(Failure::new(FailureKind::Malformed, "the keeper holds no table and socket for the services"));
+        }
+        facts::write(&self.run.guest_fact(), &fact)
+            .map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
+        self.guest.want(fact, Instant::now());
+        Ok(LauncherOutcome::Done)
+    }
+}
+
+/// What the keeper holds for the service: the table, then the sockets; nothing without a table.
+fn given(keeper: &KeeperLink) -> Vec<BorrowedFd<'_>> {
+    let mut held = GIVEN_NAMES.iter().map(|name| name.parse().ok().and_then(|name| keeper.stored(&name)));
+    match held.next().flatten() {
+        Some(table) => std::iter::once(table).chain(held.flatten()).collect(),
+        None => Vec::new(),
+    }
+}
+
+fn spawn(program: &std::path::Path, wanted: GuestFact, keeper: &KeeperLink) -> Result<Pid, Errno> {
+    let given = given(keeper);
+    let sockets = given.len().checked_sub(1).ok_or(Errno::NOENT)?;
+    let path = CString::new(program.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    let words = ["insula-guest".to_owned(), wanted.id.to_string(), sockets.to_string()];
+    let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|_| Errno::INVAL)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let launcher = getpid();
+    if let Fork::Parent(pid) = fork()? {
+        return Ok(pid);
+    }
+    // Set again by the service itself, whose change of ids ends it; until then this holds.
+    let bound = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(launcher);
+    // What the launcher may have been spared, what faces containers is not.
+    std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
+    let error_output = std::io::stderr();
+    let mut fds = vec![null.as_fd(), null.as_fd(), error_output.as_fd()];
+    fds.extend(given);
+    if bound && fd_table::replace(&fds, fds.len()).is_ok() {
+        signals::reset_dispositions();
+        signals::unblock_all().unwrap_or_default();
+        // What it returns is the reason; its end tells the launcher enough.
+        let _reason = execute::execute(&path, &argv, &[]);
+    }
+    exit_now(127)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(now: Instant) -> Guest {
+        Guest::new("/nowhere/insula-guest".into(), Some(GuestFact { id: 7 }), now)
+    }
+
+    #[test]
+    fn one_that_dies_again_and_again_waits_longer_and_longer() {
+        let now = Instant::now();
+        let (mut guest, pid) = (guest(now), Pid::from_raw(4_000_000).unwrap());
+        assert_eq!(guest.pause(now), Some(Duration::ZERO));
+        let pauses: Vec<u64> = (0..8)
+            .map(|_| {
+                guest.running = Some((pid, now));
+                assert!(guest.ended(pid, now));
+                u64::try_from(guest.pause(now).unwrap().as_millis()).unwrap()
+            })
+            .collect();
+        assert_eq!(pauses, [0, 50, 200, 1_000, 5_000, 10_000, 10_000, 10_000]);
+        guest.running = Some((pid, now));
+        assert!(guest.ended(pid, now + GOOD_LIFE));
+        assert_eq!(guest.pause(now + GOOD_LIFE), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn another_child_is_not_the_service() {
+        let now = Instant::now();
+        let mut guest = guest(now);
+        guest.running = Some((Pid::from_raw(4_000_000).unwrap(), now));
+        assert!(!guest.ended(Pid::from_raw(4_000_001).unwrap(), now));
+        assert!(guest.running.is_some());
+    }
+
+    #[test]
+    fn nothing_is_due_where_nothing_is_wanted() {
+        let now = Instant::now();
+        assert_eq!(Guest::new("/nowhere".into(), None, now).pause(now), None);
+    }
+}
