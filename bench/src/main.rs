@@ -11,6 +11,7 @@ mod exec;
 mod figure;
 mod import;
 mod memory;
+mod peak;
 mod peers;
 mod rounds;
 mod stage;

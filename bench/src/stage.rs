@@ -81,7 +81,7 @@ impl Stage {
             .spawn()?;
         let stage = Self { folder, state, programs, daemon };
         stage.wait_until_ready()?;
-        run(stage.insula().args(["image", "import", "bench@1"]).arg(stage.path("root.tar")))?;
+        stage.import("bench@1", &stage.path("root.tar"))?;
         Ok(stage)
     }
 
@@ -105,6 +105,16 @@ impl Stage {
         let mut command = Command::new(self.programs.join("insula"));
         command.env("INSULA_SOCKET", self.path("run/insula.sock"));
         command
+    }
+
+    /// The folder of the programs under test.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// Imports a tar archive.
+    pub(crate) fn import(&self, image: &str, tar: &Path) -> Result<(), StageError> {
+        run(self.insula().args(["image", "import", image]).arg(tar))
     }
 
     /// The floor program.
@@ -168,7 +178,8 @@ fn programs(root: &Path) -> Result<PathBuf, StageError> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let folders = [std::env::var_os(PROGRAMS).map(PathBuf::from), beside, Some(root.join("target/release"))];
     let found = folders.into_iter().flatten().find(|folder| folder.join("insula").exists());
-    found.ok_or_else(|| StageError::NotBuilt(root.join("target/release/insula")))
+    let found = found.ok_or_else(|| StageError::NotBuilt(root.join("target/release/insula")))?;
+    found.canonicalize().map_err(|source| StageError::File { what: "find the programs under test", source })
 }
 
 /// Mounts of the hierarchies that the floor program uses.
