@@ -401,7 +401,7 @@ impl Config {
     /// Persistent data directory of a container.
     #[must_use]
     pub(crate) fn data_path(&self, id: insula_model::ContainerId) -> PathBuf {
-        self.state_dir.join("containers").join(id.to_string()).join("data")
+        data_dirs(&self.state_dir).join(id.to_string())
     }
 
     /// Path of the socket that takes clients' file descriptors.
@@ -409,6 +409,13 @@ impl Config {
     pub fn attach_socket(&self) -> PathBuf {
         self.run_dir.join("attach.sock")
     }
+}
+
+/// Where containers' persistent data is, below the node's state. The kernel shows the path inside as the root of the
+/// mount at `/data`, so it tells nothing but the container's own id.
+#[must_use]
+pub(crate) fn data_dirs(state_dir: &Path) -> PathBuf {
+    state_dir.join("v")
 }
 
 fn refuse_unknown(table: &toml::Table, path: &Path) -> Result<(), LoadConfigError> {

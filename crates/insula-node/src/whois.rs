@@ -11,6 +11,7 @@ use std::sync::Arc;
 use insula_api::{Problem, ProblemCode, WhoisAnswer, WhoisQuery};
 use insula_model::ContainerId;
 
+use crate::config::data_dirs;
 use crate::container::snapshot::Snapshot;
 use crate::context::Context;
 
@@ -91,7 +92,8 @@ fn by_path(
 ) -> Result<(Option<Arc<Snapshot>>, String), Problem> {
     let path = std::fs::canonicalize(given)
         .map_err(|error| Problem::new(ProblemCode::NotFound, format!("path {}: {error}", given.escape_debug())))?;
-    let folders = [context.config.state_dir.join("containers"), context.config.run_dir.join("containers")];
+    let (state, run) = (&context.config.state_dir, &context.config.run_dir);
+    let folders = [data_dirs(state), state.join("containers"), run.join("containers")];
     let in_folder = |folder: &std::path::PathBuf| -> Option<ContainerId> {
         let rest = path.strip_prefix(std::fs::canonicalize(folder).ok()?).ok()?;
         rest.iter().next()?.to_str()?.parse().ok()

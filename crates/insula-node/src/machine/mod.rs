@@ -38,6 +38,7 @@ use insula_resources::{Limits, NodeGroups};
 use insula_runtime::{HostFacts, SweepRequest, plan_sweep};
 use rustix::io::Errno;
 
+use crate::config::data_dirs;
 use crate::container::record::Addresses;
 use crate::host::{ExecOrder, FoundContainer, Host, StartOrder, Started, StartedExec};
 use link::Link;
@@ -79,6 +80,11 @@ impl Machine {
 
     fn container_dir(&self, id: ContainerId) -> PathBuf {
         self.state_dir.join("containers").join(id.to_string())
+    }
+
+    /// Persistent data of a container.
+    fn data_dir(&self, id: ContainerId) -> PathBuf {
+        data_dirs(&self.state_dir).join(id.to_string())
     }
 
     fn log_path(&self, id: ContainerId) -> PathBuf {
@@ -197,13 +203,16 @@ impl Host for Handle {
 
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>> {
         self.0.clone().blocking(move |machine| {
-            let path = machine.container_dir(id);
-            match std::fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Problem::new(ProblemCode::Internal, format!("remove {}: {error}", path.display())))
+            for path in [machine.data_dir(id), machine.container_dir(id)] {
+                match std::fs::remove_dir_all(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        let detail = format!("remove {}: {error}", path.display());
+                        return Err(Problem::new(ProblemCode::Internal, detail));
+                    }
+                    _ => {}
                 }
-                _ => Ok(()),
             }
+            Ok(())
         })
     }
 

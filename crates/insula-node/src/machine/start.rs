@@ -26,6 +26,7 @@ use rustix::pipe::PipeFlags;
 
 use super::Machine;
 use super::network::{Traces, container_network, hosts};
+use crate::config::data_dirs;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
 
 /// A writable root for images that say so; a container's own word goes first.
@@ -224,14 +225,17 @@ impl Machine {
     /// Persistent directories of the container and the node, made if need be.
     fn open_directories(&self, order: &StartOrder, root: &Root) -> Result<GivenFds, Problem> {
         let base = self.container_dir(order.id);
+        let what = |path: &Path| format!("persistent data {}", path.display());
         let make = |path: &Path, mode: u32| {
             let made = std::fs::DirBuilder::new().mode(mode).recursive(true).create(path);
-            made.map_err(|error| failed(order, &path.display().to_string(), &error))
+            made.map_err(|error| failed(order, &what(path), &error))
         };
-        let open = |path: &Path| open_path(path).map_err(|error| failed(order, &path.display().to_string(), &error));
+        let open = |path: &Path| open_path(path).map_err(|error| failed(order, &what(path), &error));
         let mut given = GivenFds::new();
-        let data = base.join("data");
+        let data = self.data_dir(order.id);
         make(&base, 0o700)?;
+        // Closed to others: whatever set-user-id bits a container leaves in its data, nobody of the host reaches it.
+        make(&data_dirs(&self.state_dir), 0o700)?;
         make(&data.join("service"), 0o755)?;
         given.insert(GivenFd::Data, open(&data)?);
         given.insert(GivenFd::Software, open(&self.software_dir)?);
