@@ -1,9 +1,18 @@
 //! Images from recipes, and their way into production.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use insula_testkit::{Node, eventually};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Writes `text` with the base of busybox as a recipe for `small@VERSION` into the node's directory.
 fn recipe(node: &Node, version: &str, text: &str) -> PathBuf {
@@ -162,4 +171,180 @@ fn live_a01_a_failing_command_fails_the_build_with_its_step_code_and_last_words(
     assert!(said.contains("code 127") && said.contains("no-such-program"), "{said}");
     assert_eq!(node.json(["image", "list"]).as_array().unwrap().len(), 0);
     assert_no_operation_left(&node);
+}
+
+#[test]
+fn live_a01_commands_of_a_recipe_are_isolated_like_a_container() {
+    let node = Node::start();
+    let mark = node.directory().join("of-the-host");
+    std::fs::write(&mark, "").unwrap();
+    let script = format!(
+        "set -e; cat /proc/self/uid_map; grep Seccomp: /proc/self/status; ls -A /dev; hostname; \
+         test -e {} && echo sees-the-host; mknod /tmp/x b 8 0 2>/dev/null && echo made-a-device; ls /sys/class/net",
+        mark.display()
+    );
+    let text = format!("[[run]]\nshell = '''({script}) > /usr/seen; true'''\n[[run]]\nshell = 'ps > /usr/processes'\n");
+    build(&node, "1", &text);
+    let seen = prints(&node, &["cat", "/usr/seen"]);
+    let mut words = seen.lines().next().unwrap().split_whitespace();
+    assert_eq!(words.next(), Some("0"));
+    assert_ne!(words.next(), Some("0"), "root is not the host's: {seen}");
+    assert!(seen.contains("Seccomp:\t2") && seen.contains("\nbuild\n"), "{seen}");
+    assert!(!seen.contains("sees-the-host") && !seen.contains("made-a-device") && !seen.contains("sda"), "{seen}");
+    let processes = prints(&node, &["cat", "/usr/processes"]);
+    assert!(processes.lines().count() <= 4, "{processes}");
+}
+
+#[test]
+fn live_a01_a_command_reaches_the_network_only_if_the_recipe_says_so() {
+    let node = Node::start();
+    build(&node, "1", "");
+    node.ok(["run", "-d", "--name", "server", "small", "nc", "-ll", "-p", "80", "-e", "cat", "/etc/passwd"]);
+    let address = node.show("server")["address"].as_str().unwrap().to_owned();
+    let server: SocketAddr = format!("{address}:80").parse().unwrap();
+    eventually("the server listens", || TcpStream::connect_timeout(&server, Duration::from_secs(2)).ok());
+    let step = |network: bool| {
+        format!("[[run]]\nshell = 'nc -w 5 {address} 80 < /dev/null > /usr/got'\nnetwork = {network}\n")
+    };
+    let path = recipe(&node, "2", &step(false));
+    let said = node.fails(1, ["image", "build", path.to_str().unwrap()]);
+    assert!(said.contains("step 1 of 1"), "{said}");
+    build(&node, "2", &step(true));
+    assert!(node.ok(["run", "--rm", "small@2", "cat", "/usr/got"]).stdout.contains("root"));
+    let resolvers = "[[run]]\nshell = 'grep -q ^nameserver /etc/resolv.conf'\nnetwork = true\n";
+    build(&node, "3", resolvers);
+}
+
+#[test]
+fn live_a01_a_build_that_is_cancelled_or_whose_daemon_is_killed_leaves_nothing() {
+    let mut node = Node::start();
+    let path = recipe(&node, "1", "[[run]]\nshell = 'echo working; while :; do date > /usr/now; done'\n");
+    let before = node.on_host();
+    for killed in [false, true] {
+        let mut build = node.insula(["image", "build"]);
+        build.arg(&path).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut build = build.spawn().unwrap();
+        let mut lines = BufReader::new(build.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "working"), "the command runs");
+        if killed {
+            node.kill_daemon();
+            node.start_daemon();
+        } else {
+            kill_process(Pid::from_child(&build), Signal::INT).unwrap();
+        }
+        while lines.next().is_some_and(|line| line.is_ok()) {}
+        assert!(!build.wait().unwrap().success());
+        assert_no_operation_left(&node);
+        eventually("everything of the build is gone", || {
+            let now = node.on_host();
+            let same = (&now.mounts, &now.cgroups, &now.links) == (&before.mounts, &before.cgroups, &before.links);
+            (same && now.processes.len() == before.processes.len()).then_some(())
+        });
+        assert!(node.json(["image", "list"]).as_array().unwrap().is_empty());
+    }
+    // The name is free again.
+    let path = recipe(&node, "1", "");
+    node.ok(["image", "build", path.to_str().unwrap()]);
+}
+
+/// Every byte of a version as it lies on the disk, but for what is recorded about it.
+fn bytes(node: &Node, version: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = node.state_dir().join("images/small").join(version);
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
+        .filter(|(name, _)| name != "stage" && name != "checked")
+        .collect();
+    files.sort();
+    files
+}
+
+fn with_check(command: &str) -> String {
+    format!("[config]\nchecks = [[\"sh\", \"-c\", '''{command}''']]\n")
+}
+
+#[test]
+fn live_a02_only_an_image_that_passed_its_own_checks_is_promoted_and_stays_the_same_byte_by_byte() {
+    let node = Node::start();
+    let good = "test -d /data/service && grep -q 'Seccomp:.*2' /proc/self/status && ! touch /usr/x";
+    build(&node, "good", &with_check(good));
+    build(&node, "bad", &with_check("exit 3"));
+    for image in ["small@good", "small@bad"] {
+        let said = node.fails(4, ["image", "promote", image]);
+        assert!(said.contains(image) && said.contains("test"), "{said}");
+    }
+    let before = bytes(&node, "good");
+    assert!(before.iter().any(|(name, content)| name == "root.erofs" && content.len() > 100_000), "{}", before.len());
+    assert_eq!(node.json(["image", "test", "small@good"])["passed"], true);
+    let said = node.fails(1, ["image", "test", "small@bad"]);
+    assert!(said.contains("small@bad"), "{said}");
+    let said = node.fails(4, ["image", "promote", "small@bad"]);
+    assert!(said.contains("failed"), "{said}");
+    assert_eq!(node.json(["image", "show", "small@bad"])["stage"], "testing");
+    node.ok(["image", "promote", "small@good"]);
+    assert_eq!(node.json(["image", "show", "small@good"])["stage"], "production");
+    assert!(bytes(&node, "good") == before, "promotion changes no byte");
+    assert_no_operation_left(&node);
+}
+
+/// Names in a directory that do not begin with a dot.
+fn names(path: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap());
+    entries.map(|entry| entry.file_name().to_str().unwrap().to_owned()).filter(|name| !name.starts_with('.')).collect()
+}
+
+/// How many images the node's launcher has mounted.
+fn mounted(node: &Node) -> usize {
+    let launcher = node.servant("insula-launcher").unwrap().as_raw_nonzero();
+    let mounts = std::fs::read_to_string(format!("/proc/{launcher}/mountinfo")).unwrap();
+    let below = format!("{}/images/", node.run_dir().display());
+    mounts.lines().filter(|line| line.contains(&below)).count()
+}
+
+#[test]
+fn live_a02_garbage_is_what_no_container_needs_even_to_go_back() {
+    let node = Node::start();
+    for version in ["1", "2", "3", "4", "5"] {
+        build(&node, version, &format!("[[files]]\npath = \"/usr/version\"\ncontent = \"{version}\"\n"));
+    }
+    // 1 is the default, 2 what c goes back to, 3 what it runs; 4 was used and is not any more; 5 was never.
+    node.ok(["run", "-d", "--name", "c", "small@2", "sleep", "1000"]);
+    node.ok(["upgrade", "c", "--image", "small@3"]);
+    node.ok(["run", "--rm", "small@4", "true"]);
+    assert_eq!(mounted(&node), 3);
+    let collected = node.json(["image", "gc"]);
+    assert_eq!(collected["removed"], serde_json::json!(["small@4", "small@5"]));
+    assert!(collected["freed_bytes"].as_u64().unwrap() > 1_000_000, "{collected}");
+    let images = node.state_dir().join("images");
+    assert_eq!(names(&images), BTreeSet::from(["small".to_owned()]));
+    assert_eq!(names(&images.join("small")), ["1", "2", "3"].map(str::to_owned).into());
+    assert_eq!(std::fs::read_dir(images.join(".incoming")).unwrap().count(), 0);
+    assert_eq!(mounted(&node), 2, "what was removed is unmounted, or its room on the disk stays taken");
+    let said = node.fails(4, ["image", "remove", "small@2"]);
+    assert!(said.contains("needed by c"), "{said}");
+    node.ok(["rollback", "c"]);
+    assert_eq!(node.ok(["exec", "c", "cat", "/usr/version"]).text(), "2");
+    assert!(node.json(["image", "gc"])["removed"].as_array().unwrap().is_empty());
+    node.ok(["delete", "--force", "c"]);
+    node.ok(["image", "gc"]);
+    assert_eq!(names(&images.join("small")), BTreeSet::from(["1".to_owned()]));
+    assert_eq!(mounted(&node), 0);
+}
+
+#[test]
+fn live_a02_verify_names_the_file_of_a_flipped_bit_and_nothing_starts_from_it() {
+    let node = Node::start();
+    let content = "a line that no other file has: 6f1d8a";
+    build(&node, "1", &format!("[[files]]\npath = \"/usr/line\"\ncontent = \"{content}\"\n"));
+    assert_eq!(node.json(["image", "verify", "small@1"])["intact"], true);
+    let path = node.state_dir().join("images/small/1/root.erofs");
+    let image = std::fs::read(&path).unwrap();
+    let at = image.windows(content.len()).position(|bytes| bytes == content.as_bytes()).unwrap();
+    let flags = ioctl_getflags(File::open(&path).unwrap()).unwrap();
+    ioctl_setflags(File::open(&path).unwrap(), flags - IFlags::IMMUTABLE).unwrap();
+    File::options().write(true).open(&path).unwrap().write_all_at(&[image[at] ^ 1], at.try_into().unwrap()).unwrap();
+    let said = node.fails(1, ["image", "verify", "small@1"]);
+    assert!(said.contains("/usr/line"), "{said}");
+    let said = node.fails(125, ["run", "--rm", "small", "true"]);
+    assert!(said.contains("small@1 is damaged"), "{said}");
 }

@@ -1,14 +1,17 @@
 //! Commands of a recipe: what they are, and who runs them.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use insula_kernel::loop_device::LoopDevice;
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 use serde::Serialize;
 
@@ -16,6 +19,8 @@ use serde::Serialize;
 pub(super) const UPPER_DIR: &str = "u";
 /// Name of the overlay's own directory in a layer.
 pub(super) const WORK_DIR: &str = "w";
+/// Name of the directory in a layer where the image below is attached for a moment.
+const ATTACHED_DIR: &str = "attached";
 
 /// A command that runs in the unfinished root, inside a container, as its root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,26 +112,63 @@ pub struct MountMergedError {
 ///
 /// # Errors
 ///
-/// Before Linux 6.12 an image file is no source of a mount, and before 6.15 a mount that is attached nowhere is no
-/// layer of an overlay.
+/// The kernel refuses a mount.
 pub fn mount_merged(root: &UnfinishedRoot<'_>) -> Result<OwnedFd, MountMergedError> {
     mount_overlay(root, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
+fn failed(call: &'static str) -> impl Fn(Errno) -> MountMergedError {
+    move |errno| MountMergedError { call, source: errno.into() }
+}
+
 /// Mounts the overlay with these attributes.
+///
+/// Before Linux 6.15 a mount that is attached nowhere is no layer of an overlay: then the image is attached in the layer's
+/// directory for as long as the overlay takes to be made.
 pub(super) fn mount_overlay(
     root: &UnfinishedRoot<'_>,
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, MountMergedError> {
-    let failed = |call| move |error: Errno| MountMergedError { call, source: error.into() };
-    let image = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen(erofs)"))?;
-    fsconfig_set_string(image.as_fd(), "source", root.image).map_err(failed("fsconfig(source)"))?;
-    fsconfig_set_flag(image.as_fd(), "ro").map_err(failed("fsconfig(ro)"))?;
-    fsconfig_create(image.as_fd()).map_err(failed("fsconfig(create erofs)"))?;
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    let image = fsmount(image.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, read_only).map_err(failed("fsmount(erofs)"))?;
+    let image = mount_image(root.image)?;
+    let by_descriptor = |overlay: BorrowedFd<'_>| fsconfig_set_fd(overlay, "lowerdir+", image.as_fd());
+    if let Ok(overlay) = overlay_over(root, attributes, by_descriptor) {
+        return Ok(overlay);
+    }
+    let place = root.layer.join(ATTACHED_DIR);
+    std::fs::create_dir_all(&place).map_err(|source| MountMergedError { call: "mkdir", source })?;
+    move_mount(&image, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed("move_mount"))?;
+    let name = format!("/proc/self/fd/{}", image.as_raw_fd());
+    let overlay = overlay_over(root, attributes, |overlay| fsconfig_set_string(overlay, "lowerdir", &name));
+    unmount(&place, UnmountFlags::DETACH).map_err(failed("umount2"))?;
+    overlay
+}
+
+/// The image file, mounted and attached nowhere: by itself, or, before Linux 6.12, by a loop device.
+fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
+    let mount = |source: &Path| {
+        let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(context.as_fd(), "source", source)?;
+        fsconfig_set_flag(context.as_fd(), "ro")?;
+        fsconfig_create(context.as_fd())?;
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    };
+    match mount(image) {
+        Err(Errno::NOTBLK) => {
+            let file = File::open(image).map_err(|source| MountMergedError { call: "open", source })?;
+            let device = LoopDevice::read_only(file.as_fd()).map_err(failed("ioctl(LOOP_CONFIGURE)"))?;
+            mount(device.path()).map_err(failed("mount of a loop device"))
+        }
+        mounted => mounted.map_err(failed("mount of an image file")),
+    }
+}
+
+fn overlay_over(
+    root: &UnfinishedRoot<'_>,
+    attributes: MountAttrFlags,
+    set_lower: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>,
+) -> Result<OwnedFd, MountMergedError> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen(overlay)"))?;
-    fsconfig_set_fd(overlay.as_fd(), "lowerdir+", image.as_fd()).map_err(failed("fsconfig(lowerdir+)"))?;
+    set_lower(overlay.as_fd()).map_err(failed("fsconfig(lower layer)"))?;
     for (option, name) in [("upperdir", UPPER_DIR), ("workdir", WORK_DIR)] {
         let path = root.layer.join(name);
         fsconfig_set_string(overlay.as_fd(), option, path).map_err(failed("fsconfig(upperdir, workdir)"))?;

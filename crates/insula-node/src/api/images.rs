@@ -312,7 +312,8 @@ pub(super) async fn remove(
     Path((name, version)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let image = image_id(&name, &version)?;
-    let view = context.catalog.get(&image)?;
+    // One whose manifest cannot be read has no view, and is not mounted either.
+    let view = context.catalog.get(&image).ok();
     let work_context = context.clone();
     on_store(&context, move |images| {
         // Looked at here, after every create that resolved the version has its container in the directory.
@@ -324,7 +325,9 @@ pub(super) async fn remove(
         Err(Problem::new(ProblemCode::Conflict, detail).with_remedy("delete these containers or change their image"))
     })
     .await?;
-    unmount(&context, &view).await;
+    if let Some(view) = view {
+        unmount(&context, &view).await;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
