@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use insula_model::{ContainerId, ContainerName, ContainerSpec, ContainerState, IdRange, ImageId, ImageRef, Signal};
+use insula_model::{
+    ContainerId, ContainerName, ContainerSpec, ContainerState, IdRange, ImageId, ImageRef, ResourceSpec, Signal,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -113,6 +115,10 @@ pub struct ContainerView {
     pub summary: ContainerSummary,
     /// Its configuration.
     pub spec: ContainerSpec,
+    /// What it may use, its template and the node's defaults applied.
+    pub effective_resources: ResourceSpec,
+    /// By the key of each value's setting, where it came from: `container`, `template NAME` or `node`.
+    pub resource_origins: BTreeMap<String, String>,
     /// Host ids.
     pub ids: IdRange,
     /// Persistent data directory on the host.

@@ -1,5 +1,8 @@
 //! The node on the wire.
 
+use std::collections::BTreeMap;
+
+use insula_model::{ResourceSpec, TemplateName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -14,6 +17,19 @@ pub struct VersionView {
     pub node: String,
     /// Kernel release.
     pub kernel: String,
+}
+
+/// `GET /v1/templates/{name}`: a template with what it has from its ancestors and the node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateView {
+    /// Its name.
+    pub name: TemplateName,
+    /// The template that has what it lacks.
+    pub from: Option<TemplateName>,
+    /// What a container without values of its own gets.
+    pub resources: ResourceSpec,
+    /// By the key of each value's setting: `template NAME` or `node`.
+    pub origins: BTreeMap<String, String>,
 }
 
 /// `GET /v1/doctor`

@@ -16,6 +16,8 @@ pub const CONTAINERS: &str = "/v1/containers";
 pub const PRUNE: &str = "/v1/prune";
 /// Images: `GET` lists.
 pub const IMAGES: &str = "/v1/images";
+/// Templates: `GET` lists.
+pub const TEMPLATES: &str = "/v1/templates";
 /// Long actions: `GET` lists.
 pub const OPERATIONS: &str = "/v1/operations";
 
@@ -53,6 +55,12 @@ pub fn image_default(name: &str) -> String {
 #[must_use]
 pub fn image_verb(name: &str, version: &str, verb: &str) -> String {
     format!("{IMAGES}/{name}/{version}/{verb}")
+}
+
+/// One template: `GET` shows.
+#[must_use]
+pub fn template(name: &str) -> String {
+    format!("{TEMPLATES}/{name}")
 }
 
 /// One long action: `GET` shows, `DELETE` asks it to cancel.

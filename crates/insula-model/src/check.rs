@@ -22,6 +22,8 @@ const LABEL_KEY_BYTES_MAX: usize = 128;
 const TEXT_BYTES_MAX: usize = 4_096;
 /// Least memory in which a container can start.
 const MEMORY_MIN: Bytes = Bytes::mib(4);
+/// Least size of a file system for a container's data.
+const DATA_MIN: Bytes = Bytes::mib(1);
 /// A day in milliseconds, the longest time-out.
 const DAY_MS: u64 = 86_400_000;
 
@@ -221,6 +223,14 @@ pub enum CheckSpecError {
         /// Most.
         max: u64,
     },
+    /// More is promised than may be used.
+    #[error("memory.guarantee {guarantee} is above memory.limit {limit}")]
+    GuaranteeAboveLimit {
+        /// What is promised.
+        guarantee: Bytes,
+        /// What may be used.
+        limit: Bytes,
+    },
     /// Not the form of a capability's name.
     #[error("capability `{}` is no name such as NET_ADMIN", given.escape_debug())]
     Capability {
@@ -242,7 +252,7 @@ impl ContainerSpec {
         self.check_ports()?;
         self.check_sysctls()?;
         self.check_capabilities()?;
-        check_resources(&self.resources)?;
+        self.resources.check()?;
         within("stop time-out in milliseconds", self.stop_timeout_ms, 0, DAY_MS)?;
         if let Some(health) = &self.health {
             if health.command.is_empty() {
@@ -385,23 +395,35 @@ impl ContainerSpec {
     }
 }
 
-fn check_resources(resources: &ResourceSpec) -> Result<(), CheckSpecError> {
-    let memory = resources.memory_limit.map(|limit| limit.0);
-    within("memory limit in bytes", memory, MEMORY_MIN.0, 1 << 50)?;
-    within("cpu weight", resources.cpu_weight.map(u64::from), 1, 10_000)?;
-    within("pids limit", resources.pids_limit.map(u64::from), 2, 4_194_304)?;
-    within("open files limit", resources.files_limit, 16, 1 << 30)?;
-    within("data size in bytes", resources.data_size.map(|size| size.0), 1 << 20, 1 << 50)?;
-    let mut names = BTreeSet::new();
-    for limit in &resources.ulimits {
-        if !RESOURCE_LIMITS.contains(&limit.name.as_str()) {
-            return Err(CheckSpecError::UlimitName { name: shortened(&limit.name) });
+impl ResourceSpec {
+    /// Looks at every value, and whether they can stand together.
+    ///
+    /// # Errors
+    ///
+    /// The first one that cannot stand, by name.
+    pub fn check(&self) -> Result<(), CheckSpecError> {
+        within("memory limit in bytes", self.memory_limit.map(|limit| limit.0), MEMORY_MIN.0, 1 << 50)?;
+        within("memory guarantee in bytes", self.memory_guarantee.map(|memory| memory.0), 1, 1 << 50)?;
+        if let (Some(guarantee), Some(limit)) = (self.memory_guarantee, self.memory_limit)
+            && guarantee > limit
+        {
+            return Err(CheckSpecError::GuaranteeAboveLimit { guarantee, limit });
         }
-        if limit.soft > limit.hard || !names.insert(&limit.name) {
-            return Err(CheckSpecError::Ulimit { name: limit.name.clone() });
+        within("cpu weight", self.cpu_weight.map(u64::from), 1, 10_000)?;
+        within("pids limit", self.pids_limit.map(u64::from), 2, 4_194_304)?;
+        within("open files limit", self.files_limit, 16, 1 << 30)?;
+        within("data size in bytes", self.data_size.map(|size| size.0), DATA_MIN.0, 1 << 44)?;
+        let mut names = BTreeSet::new();
+        for limit in &self.ulimits {
+            if !RESOURCE_LIMITS.contains(&limit.name.as_str()) {
+                return Err(CheckSpecError::UlimitName { name: shortened(&limit.name) });
+            }
+            if limit.soft > limit.hard || !names.insert(&limit.name) {
+                return Err(CheckSpecError::Ulimit { name: limit.name.clone() });
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `[A-Za-z_][A-Za-z0-9_.-]*`: what shells can name, and the dots and dashes that some frameworks read.

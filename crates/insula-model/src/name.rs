@@ -147,6 +147,11 @@ name_type!(
     NodeName,
     "node name"
 );
+name_type!(
+    /// What a template is called; see [`crate::Templates`].
+    TemplateName,
+    "template name"
+);
 
 #[cfg(test)]
 mod tests {

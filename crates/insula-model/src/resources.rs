@@ -15,6 +15,9 @@ pub struct ResourceSpec {
     /// Most memory, tmpfs and page cache included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<Bytes>,
+    /// Memory that the node promises; what it promises to all is within its capacity. The limit when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_guarantee: Option<Bytes>,
     /// Most processor time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<CpuLimit>,
@@ -33,6 +36,44 @@ pub struct ResourceSpec {
     /// Resource limits of every process, by name (`nofile`, `core`, …; setrlimit(2)).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ulimits: Vec<Ulimit>,
+}
+
+impl ResourceSpec {
+    /// These values, and `lower`'s where there is none. Resource limits of processes are taken name by name.
+    #[must_use]
+    pub fn over(&self, lower: &Self) -> Self {
+        let unnamed = |limit: &&Ulimit| self.ulimits.iter().all(|own| own.name != limit.name);
+        let ulimits = self.ulimits.iter().chain(lower.ulimits.iter().filter(unnamed)).cloned().collect();
+        Self {
+            memory_limit: self.memory_limit.or(lower.memory_limit),
+            memory_guarantee: self.memory_guarantee.or(lower.memory_guarantee),
+            cpu_limit: self.cpu_limit.or(lower.cpu_limit),
+            cpu_weight: self.cpu_weight.or(lower.cpu_weight),
+            pids_limit: self.pids_limit.or(lower.pids_limit),
+            files_limit: self.files_limit.or(lower.files_limit),
+            data_size: self.data_size.or(lower.data_size),
+            ulimits,
+        }
+    }
+
+    /// Every value by the key of its setting, as [`Self::apply`] takes it.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, String)> {
+        let named = [
+            ("cpu.limit", self.cpu_limit.map(|value| value.to_string())),
+            ("cpu.weight", self.cpu_weight.map(|value| value.to_string())),
+            ("data.size", self.data_size.map(|value| value.to_string())),
+            ("files.limit", self.files_limit.map(|value| value.to_string())),
+            ("memory.guarantee", self.memory_guarantee.map(|value| value.to_string())),
+            ("memory.limit", self.memory_limit.map(|value| value.to_string())),
+            ("pids.limit", self.pids_limit.map(|value| value.to_string())),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let text = |value: u64| if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() };
+        let ulimit =
+            |limit: &Ulimit| (format!("ulimit.{}", limit.name), format!("{}:{}", text(limit.soft), text(limit.hard)));
+        named.chain(self.ulimits.iter().map(ulimit)).collect()
+    }
 }
 
 /// One resource limit.

@@ -35,5 +35,6 @@ text_schema! {
     ContainerName: "web-1", "`[a-z0-9][a-z0-9_.-]*`, 63 bytes at most";
     ImageName: "debian", "`[a-z0-9][a-z0-9_.-]*`, 63 bytes at most";
     ImageVersion: "12", "`[a-z0-9][a-z0-9_.-]*`, 63 bytes at most";
+    TemplateName: "small", "`[a-z0-9][a-z0-9_.-]*`, 63 bytes at most";
     NodeName: "insula", "`[a-z0-9][a-z0-9_.-]*`, 63 bytes at most";
 }

@@ -8,8 +8,9 @@ use std::str::FromStr;
 
 use crate::spelling::nearest;
 use crate::{
-    CheckSpecError, ContainerSpec, HealthCheck, InitKind, LogMode, NetworkMode, ParseBytesError, ParseCpuLimitError,
-    ParseImageRefError, ParsePortError, ParseRestartPolicyError, ParseSignalError, RestartPolicy, RootAccess, Ulimit,
+    CheckSpecError, ContainerSpec, HealthCheck, InitKind, LogMode, NameError, NetworkMode, ParseBytesError,
+    ParseCpuLimitError, ParseImageRefError, ParsePortError, ParseRestartPolicyError, ParseSignalError, ResourceSpec,
+    RestartPolicy, RootAccess, Ulimit,
 };
 
 /// When a change counts.
@@ -56,6 +57,7 @@ settings! {
     NextStart "init" "who is process 1: insula, or image for the image's own init system";
     Live "label.NAME" "free text under the key NAME";
     NextStart "log" "whether its output is kept: kept or discarded";
+    Live "memory.guarantee" "memory that the node promises; its limit when empty: 64MiB";
     Live "memory.limit" "most memory, page cache and tmpfs included: 256MiB";
     NextStart "network" "network stack: default, none or host";
     NextStart "no_new_privileges" "whether set-user-id programs lose their effect: true or false";
@@ -66,6 +68,7 @@ settings! {
     Live "stop.signal" "signal that asks it to stop: SIGTERM";
     Live "stop.timeout" "time from that signal to the kill: 10s";
     NextStart "sysctl.NAME" "kernel setting NAME of its own namespaces: sysctl.net.ipv4.ip_forward";
+    Live "template" "where limits come from that it does not name itself; files and data.size count at the next start";
     NextStart "timezone" "time zone: Europe/Rome";
     NextStart "ulimit.NAME" "resource limit NAME as SOFT or SOFT:HARD: ulimit.core=0";
     NextStart "user" "who runs the command: NAME, UID, NAME:GROUP or UID:GID";
@@ -92,6 +95,12 @@ pub enum SettingError {
         #[source]
         source: ValueError,
     },
+    /// It is none of the limits, which templates are made of.
+    #[error("setting {key} is no limit; a template has cpu., memory., pids., files., data. and ulimit. settings")]
+    NoLimit {
+        /// Which.
+        key: &'static str,
+    },
     /// A container has no default for this.
     #[error("setting {key} needs a value")]
     NoValue {
@@ -106,6 +115,9 @@ pub enum ValueError {
     /// No amount of bytes.
     #[error(transparent)]
     Bytes(#[from] ParseBytesError),
+    /// No name.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// No number of processors.
     #[error(transparent)]
     Cpu(#[from] ParseCpuLimitError),
@@ -187,13 +199,7 @@ impl ContainerSpec {
     /// `env.NAME` and its like.
     fn set_named(&mut self, key: &str, name: &str, value: &str) -> Result<(), ValueError> {
         if key == "ulimit.NAME" {
-            self.resources.ulimits.retain(|limit| limit.name != name);
-            if !value.is_empty() {
-                let (soft, hard) = value.split_once(':').unwrap_or((value, value));
-                let limit = Ulimit { name: name.to_owned(), soft: limit(soft)?, hard: limit(hard)? };
-                self.resources.ulimits.push(limit);
-            }
-            return Ok(());
+            return self.resources.set_ulimit(name, value);
         }
         let map = match key {
             "env.NAME" => &mut self.env,
@@ -210,16 +216,12 @@ impl ContainerSpec {
 
     /// Keys with a dot: numbers, times and lists by group.
     fn set_number(&mut self, key: &str, value: &str) -> Result<(), ValueError> {
-        let resources = &mut self.resources;
+        if is_limit(key) {
+            return self.resources.set(key, value);
+        }
         match key {
             "cap.add" => self.cap_add = list(value),
             "cap.drop" => self.cap_drop = list(value),
-            "cpu.limit" => resources.cpu_limit = parsed(value)?,
-            "cpu.weight" => resources.cpu_weight = number(value)?,
-            "data.size" => resources.data_size = parsed(value)?,
-            "files.limit" => resources.files_limit = number(value)?,
-            "memory.limit" => resources.memory_limit = parsed(value)?,
-            "pids.limit" => resources.pids_limit = number(value)?,
             "stop.signal" => self.stop_signal = parsed(value)?,
             "stop.timeout" => self.stop_timeout_ms = duration_ms(value)?,
             _ => self.set_health(key, value)?,
@@ -252,6 +254,7 @@ impl ContainerSpec {
         match key {
             "image" => self.image = value.parse()?,
             "hostname" => self.hostname = text(),
+            "template" => self.template = parsed(value)?,
             "timezone" => self.timezone = text(),
             "user" => self.user = text(),
             "workdir" => self.workdir = text(),
@@ -287,6 +290,66 @@ impl ContainerSpec {
         }
         Ok(())
     }
+}
+
+impl ResourceSpec {
+    /// Sets one limit, as [`ContainerSpec::apply`] does.
+    ///
+    /// # Errors
+    ///
+    /// The key is unknown or no limit, or the value is none for it; nothing is changed then.
+    pub fn apply(&mut self, key: &str, value: &str) -> Result<Effect, SettingError> {
+        let (setting, name) = find(key)?;
+        if !is_limit(setting.key) {
+            return Err(SettingError::NoLimit { key: setting.key });
+        }
+        let mut changed = self.clone();
+        let bad = |source: ValueError| SettingError::BadValue { key: key.to_owned(), source };
+        match name {
+            Some(name) => changed.set_ulimit(name, value),
+            None => changed.set(setting.key, value),
+        }
+        .map_err(bad)?;
+        changed.check().map_err(|error| bad(error.into()))?;
+        *self = changed;
+        Ok(setting.effect)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), ValueError> {
+        match key {
+            "cpu.limit" => self.cpu_limit = parsed(value)?,
+            "cpu.weight" => self.cpu_weight = number(value)?,
+            "data.size" => self.data_size = parsed(value)?,
+            "files.limit" => self.files_limit = number(value)?,
+            "memory.guarantee" => self.memory_guarantee = parsed(value)?,
+            "memory.limit" => self.memory_limit = parsed(value)?,
+            _ => self.pids_limit = number(value)?,
+        }
+        Ok(())
+    }
+
+    fn set_ulimit(&mut self, name: &str, value: &str) -> Result<(), ValueError> {
+        self.ulimits.retain(|limit| limit.name != name);
+        if !value.is_empty() {
+            let (soft, hard) = value.split_once(':').unwrap_or((value, value));
+            self.ulimits.push(Ulimit { name: name.to_owned(), soft: limit(soft)?, hard: limit(hard)? });
+        }
+        Ok(())
+    }
+}
+
+/// When a change of `key` counts.
+///
+/// # Errors
+///
+/// The key is unknown.
+pub fn effect_of(key: &str) -> Result<Effect, SettingError> {
+    find(key).map(|(setting, _)| setting.effect)
+}
+
+/// Whether a setting is one of [`ResourceSpec`].
+fn is_limit(key: &str) -> bool {
+    ["cpu.", "data.", "files.", "memory.", "pids.", "ulimit."].iter().any(|group| key.starts_with(group))
 }
 
 /// The setting of a key, and the name in it.
@@ -378,7 +441,7 @@ mod tests {
     }
 
     /// A value that stands for each key.
-    const EXAMPLES: [(&str, &str); 30] = [
+    const EXAMPLES: [(&str, &str); 32] = [
         ("cap.add", "NET_ADMIN,sys_nice"),
         ("cap.drop", "ALL"),
         ("cpu.limit", "1.5"),
@@ -395,6 +458,7 @@ mod tests {
         ("init", "image"),
         ("label.owner", "somebody else"),
         ("log", "discarded"),
+        ("memory.guarantee", "64MiB"),
         ("memory.limit", "256MiB"),
         ("network", "none"),
         ("no_new_privileges", "true"),
@@ -405,6 +469,7 @@ mod tests {
         ("stop.signal", "SIGINT"),
         ("stop.timeout", "3"),
         ("sysctl.net.ipv4.ip_forward", "1"),
+        ("template", "small"),
         ("timezone", "Europe/Rome"),
         ("ulimit.core", "0:unlimited"),
         ("user", "www-data"),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DeviceSpec, HealthCheck, HostEntry, ImageRef, NetworkMode, PublishedPort, ResourceSpec, RestartPolicy, Signal,
-    TmpfsMount, VolumeMount,
+    TemplateName, TmpfsMount, VolumeMount,
 };
 
 /// A container's configuration as its owner gave it. Fields that are absent fall to the image's configuration.
@@ -92,6 +92,9 @@ pub struct ContainerSpec {
     /// Kernel settings of its own namespaces, such as `net.ipv4.ip_forward`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// Where limits come from that it does not name itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateName>,
     /// Limits.
     #[serde(default)]
     pub resources: ResourceSpec,
@@ -173,6 +176,7 @@ impl ContainerSpec {
             privileged: false,
             no_new_privileges: false,
             sysctls: BTreeMap::new(),
+            template: None,
             resources: ResourceSpec::default(),
             health: None,
             log: LogMode::Kept,

@@ -1,17 +1,18 @@
 //! Whether the node has room for one more running container.
 //!
-//! Sums of what running containers are promised by their limits, against what the node was given. Pure arithmetic
-//! under one lock; a driver reserves before a start and releases after the sweep.
+//! Sums of what running containers are promised, against what the node was given. Memory is promised by guarantees: a
+//! limit that somebody named is one, too. Pure arithmetic under one lock; a driver reserves before a start and releases
+//! after the sweep.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use insula_api::{Problem, ProblemCode};
-use insula_model::{ContainerId, ResourceSpec};
+use insula_model::{Bytes, ContainerId, ResourceSpec};
 
-use crate::config::{CapacityConfig, DefaultsConfig};
+use crate::config::CapacityConfig;
 
-/// What one container may use at most.
+/// What one container is promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Demand {
     memory_bytes: u64,
@@ -28,31 +29,44 @@ struct Reserved {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     capacity: CapacityConfig,
-    default_pids: u64,
+    /// Bytes of memory that may be promised.
+    memory: u64,
     reserved: Mutex<Reserved>,
 }
 
 impl Ledger {
-    /// An empty ledger.
-    pub(crate) fn new(capacity: CapacityConfig, defaults: &DefaultsConfig) -> Self {
-        Self { capacity, default_pids: u64::from(defaults.pids_limit), reserved: Mutex::default() }
+    /// An empty ledger of a machine with so much memory.
+    pub(crate) fn new(capacity: CapacityConfig, machine: Bytes) -> Self {
+        let given = capacity.memory.unwrap_or(machine).0;
+        let promised = u128::from(given) * u128::from(capacity.memory_overcommit_percent) / 100;
+        let memory = u64::try_from(promised).unwrap_or(u64::MAX);
+        Self { capacity, memory, reserved: Mutex::default() }
     }
 
-    /// Takes room for `id`; it has room already: its reservation becomes this one.
+    /// Takes room for `id` with these limits, defaults filled in; has it room already, its reservation becomes this one.
     ///
     /// # Errors
     ///
-    /// Admission, naming the row that has not enough left, and how much.
+    /// Admission, naming the row that has not enough left, and how much; the reservation is as it was.
     pub(crate) fn reserve(&self, id: ContainerId, limits: &ResourceSpec) -> Result<(), Problem> {
-        let demand = Demand {
-            memory_bytes: limits.memory_limit.map_or(0, |limit| limit.0),
-            pids: limits.pids_limit.map_or(self.default_pids, u64::from),
-        };
+        self.take(id, Demand::of(limits), |others, running, demand| self.admit(others, running, demand))
+    }
+
+    /// Counts `id`, which runs already, whatever is left.
+    pub(crate) fn adopt(&self, id: ContainerId, limits: &ResourceSpec) {
+        self.take(id, Demand::of(limits), |_, _, _| Ok(())).ok();
+    }
+
+    fn take(
+        &self,
+        id: ContainerId,
+        demand: Demand,
+        admit: impl FnOnce(Demand, usize, Demand) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
         let former = reserved.each.get(&id).copied();
         let others = without(reserved.sum, former.unwrap_or_default());
-        let count = reserved.each.len() - usize::from(former.is_some());
-        self.admit(others, count, demand)?;
+        admit(others, reserved.each.len() - usize::from(former.is_some()), demand)?;
         reserved.each.insert(id, demand);
         reserved.sum = Demand {
             memory_bytes: others.memory_bytes.saturating_add(demand.memory_bytes),
@@ -74,12 +88,13 @@ impl Ledger {
             let most = self.capacity.running;
             return Err(refused(format!("running: {most} of {most} containers run"), "capacity.running"));
         }
-        if let Some(most) = self.capacity.memory
-            && others.memory_bytes.saturating_add(demand.memory_bytes) > most.0
-        {
-            let left = most.0.saturating_sub(others.memory_bytes);
-            let asked = demand.memory_bytes;
-            return Err(refused(format!("memory: {asked} bytes asked, {left} of {} left", most.0), "capacity.memory"));
+        if others.memory_bytes.saturating_add(demand.memory_bytes) > self.memory {
+            let left = Bytes(self.memory.saturating_sub(others.memory_bytes));
+            let (asked, all) = (Bytes(demand.memory_bytes), Bytes(self.memory));
+            return Err(refused(
+                format!("memory: a guarantee of {asked} asked, {left} of {all} left"),
+                "capacity.memory or capacity.memory_overcommit_percent",
+            ));
         }
         if others.pids.saturating_add(demand.pids) > self.capacity.pids {
             let left = self.capacity.pids.saturating_sub(others.pids);
@@ -90,6 +105,21 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+impl Demand {
+    fn of(limits: &ResourceSpec) -> Self {
+        Self {
+            memory_bytes: limits.memory_guarantee.map_or(0, |memory| memory.0),
+            pids: limits.pids_limit.map_or(0, u64::from),
+        }
+    }
+}
+
+/// The machine's memory.
+pub(crate) fn machine_memory() -> Bytes {
+    let info = rustix::system::sysinfo();
+    Bytes(info.totalram.saturating_mul(u64::from(info.mem_unit)))
 }
 
 fn without(sum: Demand, part: Demand) -> Demand {
@@ -107,7 +137,6 @@ fn refused(detail: String, option: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use insula_model::Bytes;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -116,12 +145,18 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        let capacity = CapacityConfig { containers: 9, running: 3, memory: Some(Bytes(1_000)), pids: 1_500 };
-        Ledger::new(capacity, &DefaultsConfig::default())
+        let capacity = CapacityConfig {
+            containers: 9,
+            running: 3,
+            memory: Some(Bytes(500)),
+            memory_overcommit_percent: 200,
+            pids: 1_500,
+        };
+        Ledger::new(capacity, Bytes(7))
     }
 
     fn limits(memory: u64) -> ResourceSpec {
-        ResourceSpec { memory_limit: Some(Bytes(memory)), ..ResourceSpec::default() }
+        ResourceSpec { memory_guarantee: Some(Bytes(memory)), pids_limit: Some(512), ..ResourceSpec::default() }
     }
 
     #[test]
@@ -130,10 +165,24 @@ mod tests {
         ledger.reserve(id(1), &limits(600)).unwrap();
         let problem = ledger.reserve(id(2), &limits(500)).unwrap_err();
         assert_eq!(problem.code, ProblemCode::Admission);
-        assert!(problem.detail.contains("memory: 500 bytes asked, 400 of 1000 left"), "{}", problem.detail);
+        assert!(problem.detail.contains("memory: a guarantee of 500 asked, 400 of 1000 left"), "{}", problem.detail);
         ledger.reserve(id(2), &limits(0)).unwrap();
         let problem = ledger.reserve(id(3), &limits(0)).unwrap_err();
         assert!(problem.detail.starts_with("pids: 512 asked, 476 of 1500 left"), "{}", problem.detail);
+    }
+
+    #[test]
+    fn without_a_word_the_machines_memory_is_promised_and_what_runs_is_counted_whatever_it_takes() {
+        let capacity = CapacityConfig { memory: None, ..CapacityConfig::default() };
+        let ledger = Ledger::new(capacity, Bytes(1_000));
+        assert!(ledger.reserve(id(1), &limits(1_001)).is_err());
+        ledger.adopt(id(1), &limits(1_001));
+        let problem = ledger.reserve(id(2), &limits(1)).unwrap_err();
+        assert!(problem.detail.contains("0 of 1000 left"), "{}", problem.detail);
+        ledger.reserve(id(1), &limits(999)).unwrap();
+        ledger.reserve(id(2), &limits(1)).unwrap();
+        assert!(ledger.reserve(id(2), &limits(2)).is_err());
+        assert_eq!(ledger.reserved.lock().unwrap().each[&id(2)].memory_bytes, 1);
     }
 
     proptest! {

@@ -77,7 +77,8 @@ async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running:
     let (found, started) = match running {
         Some(running) => {
             // What runs has room already, whatever the capacity is now.
-            context.ledger.reserve(record.id, &record.spec.resources).ok();
+            let limits = context.config.resolve(&record.spec).map(|resolved| resolved.resources);
+            context.ledger.adopt(record.id, &limits.unwrap_or_else(|_| context.config.default_resources()));
             if facts.started.is_none() {
                 // The last daemon died before it wrote what it started.
                 facts.started = Some(jiff::Timestamp::now());

@@ -7,8 +7,10 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use insula_model::{Bytes, NodeName};
+use insula_model::{Bytes, NodeName, Templates};
 use serde::Deserialize;
+
+use crate::rights::{TemplateConfigError, read_templates};
 
 /// Where the configuration is read from when nothing else is said.
 pub const CONFIG_PATH: &str = "/etc/insula/node.toml";
@@ -43,10 +45,25 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("capacity.containers", "4096", "Most containers, running or not."),
     ("capacity.running", "2048", "Most running containers."),
-    ("capacity.memory", "\"\"", "Most memory promised to running containers by their limits; not checked when empty."),
+    ("capacity.memory", "\"\"", "Memory that running containers may be promised; the machine's when empty."),
+    (
+        "capacity.memory_overcommit_percent",
+        "100",
+        "How much of it is promised: 100 is never more than there is, 200 is twice as much.",
+    ),
     ("capacity.pids", "1048576", "Most processes promised to running containers by their limits."),
+    ("defaults.memory_limit", "\"1GiB\"", "Most memory of a container that does not say."),
+    (
+        "defaults.memory_guarantee",
+        "\"2MiB\"",
+        "Memory promised to a container for which neither a guarantee nor a limit is named.",
+    ),
     ("defaults.pids_limit", "512", "Most processes of a container that does not say."),
-    ("defaults.files_limit", "1024", "Most open files of a process of a container that does not say."),
+    (
+        "defaults.files_limit",
+        "1024",
+        "Open files that a process may have at first in a container that does not say; up to the host's hard limit if it asks.",
+    ),
     (
         "defaults.stop_timeout_ms",
         "10000",
@@ -89,6 +106,8 @@ pub struct Config {
     pub logs: LogsConfig,
     /// The audit log.
     pub audit: AuditConfig,
+    /// Named sets of limits.
+    pub templates: Templates,
 }
 
 /// Host ids that containers may be given.
@@ -127,9 +146,11 @@ pub struct CapacityConfig {
     pub containers: usize,
     /// Most running containers.
     pub running: usize,
-    /// Most memory promised; `None` is not checked.
+    /// Memory that may be promised; `None` is the machine's.
     #[serde(deserialize_with = "empty_is_none")]
     pub memory: Option<Bytes>,
+    /// How much of it is promised, in hundredths.
+    pub memory_overcommit_percent: u32,
     /// Most processes promised.
     pub pids: u64,
 }
@@ -138,9 +159,13 @@ pub struct CapacityConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct DefaultsConfig {
+    /// Most memory.
+    pub memory_limit: Bytes,
+    /// Memory promised where neither a guarantee nor a limit is named.
+    pub memory_guarantee: Bytes,
     /// Most processes.
     pub pids_limit: u32,
-    /// Most open files of a process.
+    /// Soft limit of open files of a process.
     pub files_limit: u64,
     /// Milliseconds from the stop signal to the kill.
     pub stop_timeout_ms: u64,
@@ -220,6 +245,15 @@ pub enum LoadConfigError {
         /// The option that was probably meant.
         nearest: Option<String>,
     },
+    /// A template that cannot be used.
+    #[error("configuration {path}")]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Which, and why.
+        #[source]
+        source: Box<TemplateConfigError>,
+    },
     /// A value that cannot work.
     #[error("configuration {path}: `{key}`: {why}")]
     Value {
@@ -275,13 +309,20 @@ impl Default for NetworkConfig {
 
 impl Default for CapacityConfig {
     fn default() -> Self {
-        Self { containers: 4_096, running: 2_048, memory: None, pids: 1 << 20 }
+        Self { containers: 4_096, running: 2_048, memory: None, memory_overcommit_percent: 100, pids: 1 << 20 }
     }
 }
 
 impl Default for DefaultsConfig {
     fn default() -> Self {
-        Self { pids_limit: 512, files_limit: 1_024, stop_timeout_ms: 10_000, trial_ms: 1_000 }
+        Self {
+            memory_limit: Bytes::mib(1_024),
+            memory_guarantee: Bytes::mib(2),
+            pids_limit: 512,
+            files_limit: 1_024,
+            stop_timeout_ms: 10_000,
+            trial_ms: 1_000,
+        }
     }
 }
 
@@ -343,7 +384,12 @@ impl Config {
     /// As for [`Config::load`].
     pub fn parse(text: &str, path: &Path, overrides: Overrides) -> Result<Self, LoadConfigError> {
         let form = |source| LoadConfigError::Form { path: path.to_owned(), source: Box::new(source) };
-        let table: toml::Table = text.parse().map_err(form)?;
+        let mut table: toml::Table = text.parse().map_err(form)?;
+        let templates = match table.remove("template") {
+            Some(given) => read_templates(&given)
+                .map_err(|source| LoadConfigError::Template { path: path.to_owned(), source: Box::new(source) })?,
+            None => Templates::default(),
+        };
         refuse_unknown(&table, path)?;
         let file: FileConfig = toml::from_str(text).map_err(form)?;
         let run_dir = overrides.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/insula".into());
@@ -369,6 +415,7 @@ impl Config {
             defaults: file.defaults,
             logs: file.logs,
             audit: file.audit,
+            templates,
         };
         config.check(path)?;
         Ok(config)
@@ -394,6 +441,18 @@ impl Config {
         }
         if self.ids.last.saturating_sub(self.ids.first) < 65_535 {
             return wrong("ids.last", "leaves no room for a block of 65536 ids");
+        }
+        if self.capacity.memory_overcommit_percent == 0 {
+            return wrong("capacity.memory_overcommit_percent", "must be 1 or more");
+        }
+        if self.default_resources().check().is_err() {
+            return wrong(
+                "defaults",
+                "memory_limit is 4MiB or more and not below memory_guarantee, pids_limit 2 or more",
+            );
+        }
+        if self.defaults.files_limit < 16 {
+            return wrong("defaults.files_limit", "must be 16 or more");
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admission::Ledger;
+use crate::admission::{Ledger, machine_memory};
 use crate::adopt::adopt;
 use crate::api;
 use crate::attach::{self, Purpose, Tokens};
@@ -141,7 +141,7 @@ pub(crate) fn open(
         images,
         catalog,
         directory: Directory::default(),
-        ledger: Ledger::new(config.capacity.clone(), &config.defaults),
+        ledger: Ledger::new(config.capacity.clone(), machine_memory()),
         ids,
         operations: Operations::new(events.clone()),
         events,

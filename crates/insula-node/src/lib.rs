@@ -35,6 +35,7 @@ mod logs;
 mod machine;
 mod notify;
 mod operations;
+mod rights;
 mod settings;
 mod store;
 mod trial;

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use insula_api::{Problem, ProblemCode, SetResult};
-use insula_model::{ContainerSpec, Effect, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind, RestartPolicy};
+use insula_model::{
+    ContainerSpec, Effect, HealthCheck, ImageConfig, ImageId, ImageRef, InitKind, ResourceSpec, RestartPolicy,
+    effect_of,
+};
 
-use crate::catalog::{Catalog, Strictness};
+use crate::catalog::Strictness;
 use crate::container::record::ContainerRecord;
 use crate::container::snapshot::Snapshot;
+use crate::context::Context;
 
 /// A checked change; all of it is taken.
 #[derive(Debug, Clone, Default)]
@@ -42,18 +46,18 @@ impl Change {
 ///
 /// Names the setting that is unknown or wrong; nothing is changed then.
 pub(crate) fn check(
-    catalog: &Catalog,
+    context: &Context,
     snapshot: &Snapshot,
     settings: &BTreeMap<String, String>,
 ) -> Result<(Change, SetResult), Problem> {
     let mut change = Change::default();
     let mut result = SetResult { live: Vec::new(), at_next_start: Vec::new() };
-    let mut spec = (*snapshot.spec).clone();
+    let mut spec = snapshot.record.spec.clone();
     for (key, value) in settings {
         let effect = spec.apply(key, value).map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
         if key == "image" {
             let asked = spec.image.clone();
-            change.image = Some((catalog.resolve(&asked, Strictness::Strict)?.image, asked));
+            change.image = Some((context.catalog.resolve(&asked, Strictness::Strict)?.image, asked));
         }
         match effect {
             Effect::Live => result.live.push(key.clone()),
@@ -61,12 +65,31 @@ pub(crate) fn check(
         }
     }
     spec.check().map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+    let resolved = context.config.resolve(&spec)?.resources;
+    if settings.contains_key("template") {
+        note_template(&snapshot.spec.resources, &resolved, &mut result);
+    }
     if snapshot.record.remove && spec.restart != RestartPolicy::No {
         let detail = "a container that is deleted when it ends cannot have a restart policy";
         return Err(Problem::new(ProblemCode::Invalid, detail));
     }
     change.spec = Some(spec);
     Ok((change, result))
+}
+
+/// Says of each limit that another template changes when it counts.
+fn note_template(old: &ResourceSpec, new: &ResourceSpec, result: &mut SetResult) {
+    let (old, new) = (old.values(), new.values());
+    let gone = old.iter().filter(|(key, _)| new.iter().all(|(other, _)| other != key));
+    for (key, _) in new.iter().filter(|value| !old.contains(value)).chain(gone) {
+        let list = match effect_of(key) {
+            Ok(Effect::Live) => &mut result.live,
+            _ => &mut result.at_next_start,
+        };
+        if !list.contains(key) {
+            list.push(key.clone());
+        }
+    }
 }
 
 /// The command line that runs: the container's own words before the image's.

@@ -33,6 +33,7 @@ use crate::inside::Inside;
 use crate::inside_step::InsideStep;
 use crate::mounts::{self, Container};
 use crate::plan::{NamespaceSet, Plan, Program, Spawn};
+use crate::privilege::PrivilegeStep;
 use crate::protocol::channel::{Channel, MESSAGE_FDS_MAX, ReceiveError, Received, Wait};
 use crate::protocol::facts::ProcessIdentity;
 use crate::slot::{FdSlot, Slots};
@@ -306,13 +307,23 @@ fn prepare_exec(plan: &Plan, slots: &Slots, worker: &Channel) -> Result<i32, Ste
     rustix::process::setsid().map_err(kernel("setsid"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     fd_table::replace(&fds, own).map_err(kernel("arrange descriptors"))?;
-    // The launcher's own is as large as can be, which programs that walk their descriptors would have to pay for.
-    let Limit { hard, .. } = rlimit::limit(Resource::NOFILE).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
-    let files = Limit { soft: PROGRAM_FILES.min(hard), hard };
-    rlimit::set_limit(Resource::NOFILE, files).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
+    if !limits_files(plan) {
+        // The launcher's own is as large as can be, which programs that walk their descriptors would have to pay for.
+        let Limit { hard, .. } = rlimit::limit(Resource::NOFILE).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
+        let files = Limit { soft: PROGRAM_FILES.min(hard), hard };
+        rlimit::set_limit(Resource::NOFILE, files).map_err(kernel("prlimit64(RLIMIT_NOFILE)"))?;
+    }
     signals::reset_dispositions();
     signals::unblock_all().map_err(kernel("sigprocmask"))?;
     i32::try_from(own).map_err(|_| kernel("arrange descriptors")(Errno::MFILE))
+}
+
+/// Whether a step says how many files the program may open.
+fn limits_files(plan: &Plan) -> bool {
+    let number = Resource::NOFILE.number();
+    plan.inside.iter().any(|step| {
+        matches!(step, InsideStep::Privilege(PrivilegeStep::LimitResource { resource, .. }) if *resource == number)
+    })
 }
 
 /// After the table was arranged the worker's socket has another number: tells it there, and ends.

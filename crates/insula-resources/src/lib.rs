@@ -11,5 +11,5 @@ mod usage;
 
 pub use groups::{CgroupSteps, JoinGroups, NodeGroups, StartGroups};
 pub use layout::{CgroupLayout, Controller, DetectCgroupsError, UnifiedHierarchy, Version};
-pub use limits::{FILES_SOFT_DEFAULT, Limits, PIDS_DEFAULT, process_limit_steps};
+pub use limits::{Limits, PIDS_DEFAULT, process_limit_steps};
 pub use usage::{ContainerGroupError, Quantity, Usage};

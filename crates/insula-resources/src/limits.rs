@@ -8,8 +8,6 @@ use insula_plan::privilege::PrivilegeStep;
 pub const PIDS_DEFAULT: u32 = 512;
 /// Fewest processes: the first one, and who makes it.
 const PIDS_MIN: u32 = 2;
-/// Soft limit of open files of a process whose container does not say; programs that can use more raise it.
-pub const FILES_SOFT_DEFAULT: u64 = 1_024;
 
 /// Limits that control groups enforce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +50,16 @@ pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 
 /// The steps that give every process of a container its resource limits: open files, then what the container names.
 ///
-/// `hard_files` is the hard limit of open files of the node's own processes.
+/// `files` are the limits of open files of a container that does not say: soft, and the hard one of the node's own
+/// processes.
 ///
 /// # Errors
 ///
 /// A limit has no such name; [`insula_model::ContainerSpec::check`] refuses it before.
-pub fn process_limit_steps(spec: &ResourceSpec, hard_files: u64) -> Result<Vec<PrivilegeStep>, ParseResourceError> {
+pub fn process_limit_steps(spec: &ResourceSpec, files: (u64, u64)) -> Result<Vec<PrivilegeStep>, ParseResourceError> {
     let files = match spec.files_limit {
         Some(limit) => (limit, limit),
-        None => (FILES_SOFT_DEFAULT.min(hard_files), hard_files),
+        None => (files.0.min(files.1), files.1),
     };
     let step =
         |resource: Resource, soft, hard| PrivilegeStep::LimitResource { resource: resource.number(), soft, hard };
@@ -80,7 +79,7 @@ mod tests {
     fn nothing_asked_for_is_still_bounded() {
         let limits = Limits::resolve(&ResourceSpec::default());
         assert_eq!((limits.pids, limits.cpu_weight, limits.cpu_shares()), (512, 100, 1_024));
-        let steps = process_limit_steps(&ResourceSpec::default(), 524_288).unwrap();
+        let steps = process_limit_steps(&ResourceSpec::default(), (1_024, 524_288)).unwrap();
         assert_eq!(steps, [PrivilegeStep::LimitResource { resource: 7, soft: 1_024, hard: 524_288 }]);
     }
 
@@ -106,10 +105,10 @@ mod tests {
             ulimits: vec![Ulimit { name: "core".to_owned(), soft: 0, hard: u64::MAX }],
             ..ResourceSpec::default()
         };
-        let steps = process_limit_steps(&spec, 4_096).unwrap();
+        let steps = process_limit_steps(&spec, (1_024, 4_096)).unwrap();
         assert_eq!(steps[0], PrivilegeStep::LimitResource { resource: 7, soft: 64, hard: 64 });
         assert_eq!(steps[1], PrivilegeStep::LimitResource { resource: 4, soft: 0, hard: u64::MAX });
         spec.ulimits[0].name = "cores".to_owned();
-        assert!(process_limit_steps(&spec, 4_096).is_err());
+        assert!(process_limit_steps(&spec, (1_024, 4_096)).is_err());
     }
 }

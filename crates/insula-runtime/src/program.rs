@@ -63,7 +63,10 @@ pub(crate) fn privilege_steps(
     request: &StartRequest<'_>,
     kind: InitKind,
 ) -> Result<Vec<PrivilegeStep>, PlanStartError> {
-    let limits = insula_resources::process_limit_steps(&request.spec.resources, request.host.files_hard);
+    let limits = insula_resources::process_limit_steps(
+        &request.spec.resources,
+        (request.host.files_soft, request.host.files_hard),
+    );
     let mut steps = limits.map_err(PlanStartError::Limit)?;
     steps.extend(match kind {
         InitKind::Insula => request.rights.process_1_steps(),

@@ -56,6 +56,8 @@ pub struct HostFacts<'a> {
     pub groups: &'a NodeGroups,
     /// How this kernel takes an overlay's layers.
     pub layers: LayerNames,
+    /// Soft limit of open files of a container that does not say; programs that can use more raise it.
+    pub files_soft: u64,
     /// Hard limit of open files of the node's own processes.
     pub files_hard: u64,
 }

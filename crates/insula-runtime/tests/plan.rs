@@ -84,7 +84,12 @@ impl World {
             volumes: &self.volumes,
             devices: &[],
             streams: MainStreams::Given,
-            host: HostFacts { groups: &self.groups, layers: LayerNames::Descriptors, files_hard: 524_288 },
+            host: HostFacts {
+                groups: &self.groups,
+                layers: LayerNames::Descriptors,
+                files_soft: 1_024,
+                files_hard: 524_288,
+            },
         })?;
         check_slots(&plan);
         Ok(plan)

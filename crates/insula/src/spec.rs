@@ -54,12 +54,6 @@ pub fn create_request(
     lifetime: Lifetime,
     around: &Surroundings<'_>,
 ) -> Result<CreateContainer, Failure> {
-    if let Some(template) = args.template {
-        return Err(Failure::NotSupported {
-            what: format!("template `{template}`: this version has no templates, so it"),
-            remedy: "give limits with --memory, --cpus, --pids-limit, --ulimit or --set",
-        });
-    }
     let mut spec = ContainerSpec::new(args.image);
     spec.env = environment(&args.env.env, &args.env.env_file, around)?;
     spec.labels = pairs(args.env.label);
@@ -90,6 +84,7 @@ pub fn create_request(
     spec.privileged = args.isolation.privileged;
     spec.no_new_privileges = args.isolation.no_new_privileges;
     spec.sysctls = pairs(args.isolation.sysctl);
+    spec.template = args.template;
     spec.resources.memory_limit = args.limits.memory;
     spec.resources.cpu_limit = args.limits.cpus;
     spec.resources.pids_limit = args.limits.pids_limit;
@@ -333,8 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_refused_and_not_ignored() {
-        assert_eq!(request(&["--template", "small", "x"]).unwrap_err().exit_code(), 7);
+    fn a_template_is_named_beside_the_limits_that_go_before_it() {
+        let spec = request(&["--template", "small", "--set", "pids.limit=5", "x"]).unwrap().spec;
+        assert_eq!(spec.template.unwrap().as_str(), "small");
+        assert_eq!((spec.resources.pids_limit, spec.resources.memory_limit), (Some(5), None));
     }
 
     #[test]

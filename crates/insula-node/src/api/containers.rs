@@ -15,7 +15,7 @@ use super::Shared;
 use super::extract::{Answered, Body, Path, Query, Refusal};
 use crate::container::command::Command;
 use crate::container::words::{Ask, Force};
-use crate::settings;
+use crate::{rights, settings};
 
 /// Lists containers.
 #[utoipa::path(get, path = "/v1/containers", tag = "containers", params(ListQuery),
@@ -92,6 +92,9 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     let config = context.catalog.get(image).map(|view| view.config.clone()).unwrap_or_default();
     let data_path = context.config.data_path(snapshot.record.id).display().to_string();
     let mut view = snapshot.view(data_path, settings::effective_command(&snapshot.spec, &config));
+    if let Ok(resolved) = context.config.resolve(&snapshot.record.spec) {
+        view.resource_origins = rights::origins(&resolved);
+    }
     if snapshot.is_up() {
         view.usage = context.host.usage(snapshot.record.id).await.ok();
     }
@@ -108,7 +111,7 @@ pub(super) async fn set(
     Body(request): Body<SetRequest>,
 ) -> Answered<SetResult> {
     let handle = context.directory.find(&name)?;
-    let (change, result) = settings::check(&context.catalog, &handle.snapshot(), &request.settings)?;
+    let (change, result) = settings::check(&context, &handle.snapshot(), &request.settings)?;
     handle.send(|answer| Command::Set { change: Box::new(change), answer }).await?;
     Ok(Json(result))
 }

@@ -73,6 +73,7 @@ pub(crate) async fn create_container(
     check(&request)?;
     let strictness = if request.strict { Strictness::Strict } else { Strictness::FallBack };
     let resolved = context.catalog.resolve(&request.spec.image, strictness)?;
+    context.config.resolve(&request.spec)?;
     let id = ContainerId::from_uuid(Uuid::new_v4());
     let name = match request.name {
         Some(name) => name,

@@ -50,6 +50,8 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(node::version))
         .routes(routes!(node::doctor))
         .routes(routes!(node::whois))
+        .routes(routes!(node::templates))
+        .routes(routes!(node::template))
         .routes(routes!(streams::events))
         .routes(routes!(containers::list, create::create))
         .routes(routes!(containers::prune))

@@ -2,10 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
-use insula_api::{NodeReport, Problem, VersionView, WhoisAnswer, WhoisQuery};
+use insula_api::{NodeReport, Problem, ProblemCode, TemplateView, VersionView, WhoisAnswer, WhoisQuery};
+use insula_model::TemplateName;
 
 use super::Shared;
-use super::extract::{Answered, Query};
+use super::extract::{Answered, Path, Query};
 use crate::whois;
 
 /// Version of the API.
@@ -28,6 +29,26 @@ pub(super) async fn version(State(context): Shared) -> Answered<VersionView> {
     responses((status = 200, description = "Findings", body = NodeReport)))]
 pub(super) async fn doctor(State(context): Shared) -> Answered<NodeReport> {
     Ok(Json(NodeReport { findings: context.host.findings().await }))
+}
+
+/// Templates of the node's configuration.
+#[utoipa::path(get, path = "/v1/templates", tag = "node",
+    responses((status = 200, description = "In the order of their names", body = Vec<TemplateView>)))]
+pub(super) async fn templates(State(context): Shared) -> Answered<Vec<TemplateView>> {
+    let config = &context.config;
+    let views = config.templates.names().map(|name| config.view_template(name)).collect::<Result<_, _>>()?;
+    Ok(Json(views))
+}
+
+/// One template, with what it has from its ancestors and the node.
+#[utoipa::path(get, path = "/v1/templates/{name}", tag = "node",
+    params(("name" = String, Path, description = "Name")), responses(
+    (status = 200, description = "The template", body = TemplateView),
+    (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn template(State(context): Shared, Path(name): Path<String>) -> Answered<TemplateView> {
+    let name = TemplateName::new(name).map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+    Ok(Json(context.config.view_template(&name)?))
 }
 
 /// Which container a process, address, path or group belongs to.

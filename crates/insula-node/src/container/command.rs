@@ -1,7 +1,6 @@
 //! Requests to a driver and their answers: changes of the configuration, names, and what a verb came to.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use insula_api::{Problem, ProblemCode};
 use insula_model::ContainerName;
@@ -69,20 +68,29 @@ impl Driver {
                 }
             }
         }
+        let old_limits = self.spec.resources.clone();
+        if self.facts.pid.is_some()
+            && let Ok(resolved) = self.context.config.resolve(&record.spec)
+            && let Err(problem) = self.context.ledger.reserve(record.id, &resolved.resources)
+        {
+            answer.send(Err(problem)).ok();
+            return;
+        }
         if !record.remove
             && let Err(error) = self.context.store.put(record.clone()).await
         {
+            self.context.ledger.adopt(self.record.id, &old_limits);
             answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
             return;
         }
         self.trial_health.clone_from(&change.trial_health);
-        let old_limits = std::mem::replace(&mut self.record, record).spec.resources;
-        self.spec = Arc::new(self.record.spec.clone());
+        self.record = record;
+        self.resolve();
         let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
         self.lifecycle.step(Input::ImageChange(pending));
         self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
         let mut result = Ok(Answer::Done);
-        let limits = self.record.spec.resources.clone();
+        let limits = self.spec.resources.clone();
         if old_limits != limits
             && self.facts.pid.is_some()
             && let Err(problem) = self.context.host.limit(self.record.id, old_limits, limits).await

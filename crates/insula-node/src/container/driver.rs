@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use insula_api::{EventSubject, Problem, ProblemCode};
-use insula_model::{ContainerState, HealthCheck, ImageId, RestartPolicy};
+use insula_model::{ContainerSpec, ContainerState, HealthCheck, ImageId, RestartPolicy};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
@@ -67,7 +67,10 @@ pub(super) struct Generations {
 pub(crate) struct Driver {
     pub(super) context: Arc<Context>,
     pub(super) record: ContainerRecord,
-    pub(super) spec: Arc<insula_model::ContainerSpec>,
+    /// The record's, with the limits that hold.
+    pub(super) spec: Arc<ContainerSpec>,
+    /// Why it cannot be started: its template is gone from the configuration.
+    pub(super) unresolved: Option<Problem>,
     pub(super) facts: Facts,
     pub(super) lifecycle: Lifecycle,
     pub(super) running_since: Option<Instant>,
@@ -98,6 +101,21 @@ pub(crate) fn spawn(context: &Arc<Context>, subject: Subject) -> ContainerHandle
     handle
 }
 
+/// The record's configuration with the limits that hold, or with its own alone and why.
+fn resolve_spec(context: &Context, record: &ContainerRecord) -> (Arc<ContainerSpec>, Option<Problem>) {
+    let mut spec = record.spec.clone();
+    let (resources, problem) = match context.config.resolve(&spec) {
+        Ok(resolved) => (resolved.resources, None),
+        Err(mut problem) => {
+            problem.detail = format!("container {}: {}", record.name, problem.detail);
+            tracing::warn!(detail = problem.detail, "limits");
+            (spec.resources.over(&context.config.default_resources()), Some(problem))
+        }
+    };
+    spec.resources = resources;
+    (Arc::new(spec), problem)
+}
+
 impl Driver {
     fn new(context: Arc<Context>, subject: Subject, commands: mpsc::Receiver<Command>) -> Self {
         let Subject { record, facts, found, running } = subject;
@@ -106,7 +124,7 @@ impl Driver {
         if record.next_image.is_some() {
             lifecycle.step(Input::ImageChange(ChangePending::Yes));
         }
-        let spec = Arc::new(record.spec.clone());
+        let (spec, unresolved) = resolve_spec(&context, &record);
         let state = lifecycle.state();
         let snapshot = Snapshot {
             state,
@@ -121,6 +139,7 @@ impl Driver {
             context,
             record,
             spec,
+            unresolved,
             facts,
             lifecycle,
             running_since: None,
@@ -410,6 +429,9 @@ impl Driver {
 
     fn prepare_start(&mut self, image: ImageId) -> Result<StartOrder, Problem> {
         let streams = std::mem::replace(&mut self.streams, Streams::Detached);
+        if let Some(problem) = &self.unresolved {
+            return Err(problem.clone());
+        }
         self.context.ledger.reserve(self.record.id, &self.spec.resources)?;
         Ok(StartOrder {
             id: self.record.id,
@@ -443,10 +465,15 @@ impl Driver {
     fn drop_change(&mut self) {
         self.record.next_image = None;
         self.record.spec.image = self.record.image.clone().into();
-        self.spec = Arc::new(self.record.spec.clone());
+        self.resolve();
         let reason = self.record.rolled_back.clone().unwrap_or_default();
         self.event("rolled_back", &[("image", self.record.image.to_string()), ("reason", reason)]);
         self.unsaved = true;
+    }
+
+    /// Makes [`Self::spec`] anew of the record's.
+    pub(super) fn resolve(&mut self) {
+        (self.spec, self.unresolved) = resolve_spec(&self.context, &self.record);
     }
 
     fn want(&mut self, wanted: Wanted) {

@@ -15,7 +15,7 @@ pub(crate) struct Snapshot {
     pub(crate) state: Option<ContainerState>,
     /// Intent.
     pub(crate) record: Arc<ContainerRecord>,
-    /// Configuration; the record's, shared with starts and execs.
+    /// Configuration as it is run, template and defaults applied to its limits; shared with starts and execs.
     pub(crate) spec: Arc<ContainerSpec>,
     /// Facts.
     pub(crate) facts: Facts,
@@ -62,7 +62,9 @@ impl Snapshot {
     pub(crate) fn view(&self, data_path: String, effective_command: Vec<String>) -> ContainerView {
         ContainerView {
             summary: self.summary(),
-            spec: (*self.spec).clone(),
+            spec: self.record.spec.clone(),
+            effective_resources: self.spec.resources.clone(),
+            resource_origins: std::collections::BTreeMap::new(),
             ids: self.record.ids,
             data_path,
             effective_command,

@@ -59,6 +59,7 @@ pub(crate) struct Machine {
     network: Network,
     images: Arc<ImageStore>,
     layers: LayerNames,
+    files_soft: u64,
     files_hard: u64,
     log_bounds: LogBounds,
     /// The daemon ends: a launcher that goes away is not replaced.
@@ -75,7 +76,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Machine {
     fn host_facts(&self) -> HostFacts<'_> {
-        HostFacts { groups: &self.groups, layers: self.layers, files_hard: self.files_hard }
+        HostFacts {
+            groups: &self.groups,
+            layers: self.layers,
+            files_soft: self.files_soft,
+            files_hard: self.files_hard,
+        }
     }
 
     fn container_dir(&self, id: ContainerId) -> PathBuf {

@@ -80,6 +80,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         network,
         images,
         layers: layer_names(),
+        files_soft: config.defaults.files_limit,
         files_hard,
         log_bounds: log_bounds(config),
         ending: AtomicBool::new(false),

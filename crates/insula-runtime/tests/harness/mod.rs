@@ -167,7 +167,7 @@ impl Node {
             volumes: &sources,
             devices: &[],
             streams: MainStreams::Given,
-            host: HostFacts { groups: &self.groups, layers: self.layers, files_hard: 4096 },
+            host: HostFacts { groups: &self.groups, layers: self.layers, files_soft: 1024, files_hard: 4096 },
         })
         .unwrap();
         let (output, writer) = std::io::pipe().unwrap();

@@ -138,6 +138,9 @@ pub enum Command {
     /// Images: build, import, test, promote, look at
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Named sets of limits of the node's configuration
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Create and start a container
     Run(Box<RunArgs>),
     /// Create a container without starting it
@@ -218,6 +221,20 @@ pub enum NodeCommand {
     Run(NodeRunArgs),
     /// What this machine has, what it lacks and what that costs
     Doctor,
+}
+
+/// Templates.
+#[derive(Debug, Subcommand)]
+pub enum TemplateCommand {
+    /// Templates
+    #[command(visible_alias = "ls")]
+    List,
+    /// What a template gives, and from where it has each value
+    Show {
+        /// Which
+        #[arg(value_name = "NAME")]
+        name: insula_model::TemplateName,
+    },
 }
 
 /// `insula node run`

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use insula_model::{
     Bytes, ContainerName, CpuLimit, DeviceSpec, HostEntry, ImageRef, InitKind, NetworkMode, PublishedPort,
-    RestartPolicy, RootAccess, Signal, TmpfsMount, Ulimit,
+    RestartPolicy, RootAccess, Signal, TemplateName, TmpfsMount, Ulimit,
 };
 
 use super::DetachKeys;
@@ -95,9 +95,9 @@ pub struct SpecArgs {
     /// Do not keep its output
     #[arg(long)]
     pub no_log: bool,
-    /// Template that its limits come from
+    /// Template that limits come from which are not named here
     #[arg(long, value_name = "NAME")]
-    pub template: Option<String>,
+    pub template: Option<TemplateName>,
     /// A setting, such as memory.limit=256MiB
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<KeyValue>,

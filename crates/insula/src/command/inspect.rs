@@ -96,6 +96,10 @@ fn details(table: &mut Table, view: &ContainerView, now: Timestamp) {
     row("command", Cell::from(view.effective_command.join(" ")));
     row("uid base", Cell::from(summary.uid_base.to_string()));
     row("cgroup", Cell::from(summary.cgroup.as_str()));
+    for (key, value) in view.effective_resources.values() {
+        let origin = view.resource_origins.get(&key).map_or_else(String::new, |origin| format!(" ({origin})"));
+        row(&key, Cell::two(format!("{value}{origin}"), value));
+    }
     row("data", Cell::from(view.data_path.as_str()));
     for volume in &view.spec.volumes {
         row("volume", Cell::from(volume.to_string()));

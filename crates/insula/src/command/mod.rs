@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 
-use crate::args::{Cli, Command, DEFAULT_SOCKET, NodeCommand};
+use crate::args::{Cli, Command, DEFAULT_SOCKET, NodeCommand, TemplateCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::{Printer, tell_failure};
@@ -154,6 +154,8 @@ async fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure
         Command::Logs(args) => stream::logs(session, args).await,
         Command::Events(args) => stream::events(session, args).await,
         Command::Image(command) => image::execute(session, command).await,
+        Command::Template(TemplateCommand::List) => node::templates(session).await,
+        Command::Template(TemplateCommand::Show { name }) => node::template(session, &name).await,
         Command::Version => node::version(session).await,
         Command::Doctor | Command::Node(NodeCommand::Doctor) => node::doctor(session).await,
         // Handled before there was an event loop.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use insula_api::{FindingLevel, NodeReport, VersionView, paths};
+use insula_api::{FindingLevel, NodeReport, TemplateView, VersionView, paths};
+use insula_model::TemplateName;
 use serde::Serialize;
 
 use super::Session;
@@ -47,6 +48,31 @@ pub(super) async fn version(session: &mut Session) -> Result<u8, Failure> {
         // The program's own version was asked for too, and given.
         tell_failure(&failure);
     }
+    Ok(0)
+}
+
+/// `template list`
+pub(super) async fn templates(session: &mut Session) -> Result<u8, Failure> {
+    let views: Vec<TemplateView> = session.client.get(paths::TEMPLATES).await?;
+    let mut table = Table::new(["NAME", "FROM", "LIMITS"]);
+    for view in &views {
+        let limits: Vec<String> =
+            view.resources.values().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        table.push([Cell::from(view.name.as_str()), Cell::optional(view.from.as_ref()), Cell::from(limits.join(" "))]);
+    }
+    session.printer.listing(&views, &table)?;
+    Ok(0)
+}
+
+/// `template show`
+pub(super) async fn template(session: &mut Session, name: &TemplateName) -> Result<u8, Failure> {
+    let view: TemplateView = session.client.get(&paths::template(name.as_str())).await?;
+    let mut table = Table::new(["SETTING", "VALUE", "FROM"]);
+    for (key, value) in view.resources.values() {
+        let origin = view.origins.get(&key);
+        table.push([Cell::from(key), Cell::from(value), Cell::optional(origin)]);
+    }
+    session.printer.value(&view, &table)?;
     Ok(0)
 }
 

@@ -1,0 +1,129 @@
+//! What a container may use: templates, defaults, admission.
+#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
+
+use insula_testkit::{Node, NodeOptions};
+
+const TEMPLATES: &str = "
+[template.plan]
+memory.limit = '64MiB'
+cpu.limit = 0.5
+[template.web]
+from = 'plan'
+pids.limit = 40
+files.limit = 99
+";
+
+fn node(config: &str) -> Node {
+    let node = Node::start_with(&NodeOptions { config: config.to_owned() });
+    node.import_busybox();
+    node
+}
+
+/// A file of the container's control group, wherever its controller is mounted.
+fn limit(node: &Node, container: &str, controller: &str, names: [&str; 2]) -> u64 {
+    let group = node.show(container)["cgroup"].as_str().unwrap().to_owned();
+    let places = [format!("/sys/fs/cgroup/{controller}/{group}"), format!("/sys/fs/cgroup/{group}")];
+    let files = places.iter().flat_map(|place| names.map(|name| format!("{place}/{name}")));
+    let text = files.into_iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap();
+    text.trim().parse().unwrap()
+}
+
+fn memory_limit(node: &Node, container: &str) -> u64 {
+    limit(node, container, "memory", ["memory.limit_in_bytes", "memory.max"])
+}
+
+fn pids_limit(node: &Node, container: &str) -> u64 {
+    limit(node, container, "pids", ["pids.max", "pids.max"])
+}
+
+/// Soft and hard limit of open files of a command in the container.
+fn open_files(node: &Node, container: &str) -> (u64, u64) {
+    let text = node.ok(["exec", container, "grep", "Max open files", "/proc/self/limits"]).stdout;
+    let numbers: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    (numbers[0], numbers[1])
+}
+
+#[test]
+fn live_a_template_gives_what_the_container_does_not_say_and_the_kernel_holds_to_it() {
+    let node = node(TEMPLATES);
+    node.ok(["run", "-d", "--name", "c", "--template", "web", "--set", "pids.limit=30", "busybox", "sleep", "1000"]);
+    assert_eq!((memory_limit(&node, "c"), pids_limit(&node, "c")), (64 << 20, 30));
+    assert_eq!(open_files(&node, "c"), (99, 99));
+    let shown = node.show("c");
+    assert_eq!(shown["spec"]["template"], "web");
+    assert_eq!(shown["effective_resources"]["memory_limit"], 64 << 20);
+    assert_eq!(shown["resource_origins"]["memory.limit"], "template plan");
+    assert_eq!(shown["resource_origins"]["files.limit"], "template web");
+    assert_eq!(shown["resource_origins"]["pids.limit"], "container");
+    let listed = node.json(["template", "list"]);
+    assert_eq!(listed[1]["from"], "plan");
+    assert_eq!(node.json(["template", "show", "web"])["resources"]["memory_limit"], 64 << 20);
+}
+
+#[test]
+fn live_an_unknown_template_is_refused_with_the_nearest_and_nothing_is_made() {
+    let node = node(TEMPLATES);
+    let said = node.fails(3, ["create", "--name", "c", "--template", "wep", "busybox", "true"]);
+    assert!(said.contains("template `wep` is unknown; the nearest is `web`"), "{said}");
+    assert_eq!(node.json(["list"]), serde_json::json!([]));
+    let said = node.fails(3, ["template", "show", "pan"]);
+    assert!(said.contains("the nearest is `plan`"), "{said}");
+    let said = node.fails(2, ["create", "--template", "web", "--set", "memory.guarantee=65MiB", "busybox", "true"]);
+    assert!(said.contains("memory.guarantee 65MiB is above memory.limit 64MiB"), "{said}");
+    assert!(said.contains("template plan"), "{said}");
+}
+
+#[test]
+fn live_another_template_changes_a_running_container_as_far_as_it_can() {
+    let mut node = node(TEMPLATES);
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    let result = node.json(["set", "c", "template=web"]);
+    let keys = |field: &str| -> Vec<String> { serde_json::from_value(result[field].clone()).unwrap() };
+    assert!(keys("live").contains(&"memory.limit".to_owned()), "{result}");
+    assert_eq!(keys("at_next_start"), ["files.limit"]);
+    assert_eq!((memory_limit(&node, "c"), pids_limit(&node, "c")), (64 << 20, 40));
+    node.kill_daemon();
+    node.start_daemon();
+    assert_eq!(node.show("c")["effective_resources"]["pids_limit"], 40);
+    node.ok(["restart", "-t", "0", "c"]);
+    assert_eq!(open_files(&node, "c"), (99, 99));
+    node.ok(["set", "c", "template="]);
+    assert_eq!((memory_limit(&node, "c"), pids_limit(&node, "c")), (1 << 30, 512));
+}
+
+#[test]
+fn live_nothing_is_unlimited_and_the_configuration_says_how_much() {
+    let plain = node("");
+    plain.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    assert_eq!((memory_limit(&plain, "c"), pids_limit(&plain, "c")), (1 << 30, 512));
+    assert_eq!(open_files(&plain, "c").0, 1_024);
+    drop(plain);
+    let node = node("[defaults]\nmemory_limit = '32MiB'\npids_limit = 20\nfiles_limit = 77\n");
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    assert_eq!((memory_limit(&node, "c"), pids_limit(&node, "c")), (32 << 20, 20));
+    node.ok(["run", "-d", "--name", "many", "--ulimit", "nofile=2000:3000", "busybox", "sleep", "1000"]);
+    assert_eq!(open_files(&node, "many"), (2_000, 3_000));
+    let (soft, hard) = open_files(&node, "c");
+    assert!(soft == 77 && hard > 1_024, "{soft} {hard}");
+    let forked = "for i in $(seq 30); do sleep 100 & done; wait";
+    let said = node.run(["run", "--rm", "busybox", "sh", "-c", forked]);
+    assert!(said.stderr.contains("can't fork"), "{}", said.stderr);
+}
+
+#[test]
+fn live_what_is_promised_is_counted_and_a_refusal_says_what_is_left() {
+    let node = node("[capacity]\nmemory = '50MiB'\nmemory_overcommit_percent = 200\n");
+    let small = ["--memory", "60MiB", "busybox", "sleep", "1000"];
+    node.ok([&["run", "-d", "--name", "a"], &small[..]].concat());
+    let said = node.fails(6, [&["run", "-d", "--name", "b"], &small[..]].concat());
+    assert!(said.contains("memory: a guarantee of 60MiB asked, 40MiB of 100MiB left"), "{said}");
+    assert!(said.contains("capacity.memory"), "{said}");
+    // A smaller promise fits under the same limit; and what is asked of a running container is admitted too.
+    node.ok(["set", "b", "memory.guarantee=40MiB"]);
+    node.ok(["start", "b"]);
+    node.fails(6, ["set", "b", "memory.guarantee=41MiB"]);
+    assert_eq!(node.show("b")["effective_resources"]["memory_guarantee"], 40 << 20);
+    node.ok(["stop", "-t", "0", "a"]);
+    node.ok(["set", "b", "memory.guarantee=41MiB"]);
+    node.fails(6, ["start", "a"]);
+}
