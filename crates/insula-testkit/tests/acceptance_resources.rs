@@ -44,7 +44,7 @@ fn open_files(node: &Node, container: &str) -> (u64, u64) {
 }
 
 #[test]
-fn live_a_template_gives_what_the_container_does_not_say_and_the_kernel_holds_to_it() {
+fn live_a23_a_template_gives_what_the_container_does_not_say_and_the_kernel_holds_to_it() {
     let node = node(TEMPLATES);
     node.ok(["run", "-d", "--name", "c", "--template", "web", "--set", "pids.limit=30", "busybox", "sleep", "1000"]);
     assert_eq!((memory_limit(&node, "c"), pids_limit(&node, "c")), (64 << 20, 30));
@@ -61,7 +61,7 @@ fn live_a_template_gives_what_the_container_does_not_say_and_the_kernel_holds_to
 }
 
 #[test]
-fn live_an_unknown_template_is_refused_with_the_nearest_and_nothing_is_made() {
+fn live_a23_an_unknown_template_is_refused_with_the_nearest_and_nothing_is_made() {
     let node = node(TEMPLATES);
     let said = node.fails(3, ["create", "--name", "c", "--template", "wep", "busybox", "true"]);
     assert!(said.contains("template `wep` is unknown; the nearest is `web`"), "{said}");
@@ -74,7 +74,7 @@ fn live_an_unknown_template_is_refused_with_the_nearest_and_nothing_is_made() {
 }
 
 #[test]
-fn live_another_template_changes_a_running_container_as_far_as_it_can() {
+fn live_a23_another_template_changes_a_running_container_as_far_as_it_can() {
     let mut node = node(TEMPLATES);
     node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
     let result = node.json(["set", "c", "template=web"]);
@@ -111,7 +111,7 @@ fn live_nothing_is_unlimited_and_the_configuration_says_how_much() {
 }
 
 #[test]
-fn live_what_is_promised_is_counted_and_a_refusal_says_what_is_left() {
+fn live_a32_what_is_promised_is_counted_and_a_refusal_says_what_is_left() {
     let node = node("[capacity]\nmemory = '50MiB'\nmemory_overcommit_percent = 200\n");
     let small = ["--memory", "60MiB", "busybox", "sleep", "1000"];
     node.ok([&["run", "-d", "--name", "a"], &small[..]].concat());
