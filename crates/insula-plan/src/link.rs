@@ -77,7 +77,7 @@ pub enum LinkStep {
         name: String,
     },
     /// On the host: forgets tracked connections, so that those who go on sending are led where the table says now.
-    /// Best effort: older kernels cannot, and there a flow that never pauses stays with its old way.
+    /// A kernel that tracks no connections has none to forget.
     #[n(6)]
     ForgetConnections {
         /// Connections answered by these addresses.

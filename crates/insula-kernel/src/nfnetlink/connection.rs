@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::element::generic_header;
+use netlink_packet_core::NLA_F_NESTED;
+
+use super::element::{GENERIC_HEADER_BYTES, find, generic_header};
 use crate::netlink::Attributes;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
@@ -56,6 +60,20 @@ impl Connections {
     }
 }
 
+/// Payload of a message about the one connection that `told` (a message of the kernel) is about; `None` when it does
+/// not say which one.
+pub(super) fn this_one(told: &[u8]) -> Option<Vec<u8>> {
+    let (header, attributes) = told.split_at_checked(GENERIC_HEADER_BYTES)?;
+    let mut which = Attributes::new();
+    which.put(CTA_TUPLE_ORIG | NLA_F_NESTED, find(attributes, CTA_TUPLE_ORIG)?);
+    for kind in [CTA_ID, CTA_ZONE] {
+        if let Some(value) = find(attributes, kind) {
+            which.put(kind, value);
+        }
+    }
+    Some([header, which.as_bytes()].concat())
+}
+
 fn source(address: IpAddr) -> Attributes {
     let mut inner = Attributes::new();
     match address {
@@ -89,6 +107,20 @@ mod tests {
                 .collect();
             assert!(matches!(kinds[..], [CTA_TUPLE_ORIG | CTA_TUPLE_REPLY, CTA_FILTER]), "{which:?}: {kinds:?}");
         }
+    }
+
+    #[test]
+    fn one_connection_is_named_by_what_the_kernel_tells_of_it() {
+        let mut told = generic_header(libc::AF_INET, 0).to_vec();
+        let mut attributes = Attributes::new();
+        attributes.nest(CTA_TUPLE_ORIG, &udp_to(53)).nest(CTA_TUPLE_REPLY, &udp_to(9)).put(CTA_ID, &[1, 2, 3, 4]);
+        told.extend_from_slice(attributes.as_bytes());
+        let which = this_one(&told).unwrap();
+        assert_eq!(find(&which[4..], CTA_TUPLE_ORIG), Some(udp_to(53).as_bytes()));
+        assert_eq!(find(&which[4..], CTA_TUPLE_REPLY), None);
+        assert_eq!(find(&which[4..], CTA_ID), Some([1, 2, 3, 4].as_slice()));
+        assert_eq!(this_one(&told[..4]), None);
+        assert_eq!(this_one(&told[..2]), None);
     }
 
     #[test]

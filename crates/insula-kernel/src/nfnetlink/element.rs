@@ -120,7 +120,7 @@ pub(super) fn holds(payload: &[u8], element: &Element) -> bool {
 }
 
 /// Value of the first attribute of this kind.
-fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     // The iterator lends values no longer than itself, so the value is cut out of `attributes` by its place.
     let mut offset = 0;
     while let Some(&[l0, l1, k0, k1]) = attributes.get(offset..)?.first_chunk::<4>() {

@@ -1,10 +1,10 @@
 //! The `NETLINK_NETFILTER` socket.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP};
 use rustix::io::Errno;
 use rustix::net::netlink;
 
-use super::Connections;
+use super::connection::{self, Connections};
 use super::element::{Element, SetElements, Values, generic_header, holds};
 use crate::netlink::{Frame, NetlinkSocket, RequestError};
 
@@ -14,6 +14,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+const IPCTNL_MSG_CT_GET: u16 = 1 << 8 | 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 1 << 8 | 2;
 /// Elements in one message, which says its length in 16 bits.
 const ELEMENTS_MAX: usize = 256;
@@ -93,14 +94,31 @@ impl FilterSocket {
     ///
     /// # Errors
     ///
-    /// `EINVAL`, and nothing is forgotten: the kernel takes only whole tuples (6.18 takes parts of them), or does not
-    /// track connections.
+    /// `EINVAL`: the kernel does not track connections.
     ///
     /// Source: `ctnetlink_del_conntrack` in net/netfilter/nf_conntrack_netlink.c.
     pub fn forget(&mut self, connections: &[Connections]) -> Result<(), RequestError> {
         let frame =
             |which: &Connections| Frame { kind: IPCTNL_MSG_CT_DELETE, flags: NLM_F_ACK, payload: which.payload() };
-        self.0.transact(&connections.iter().map(frame).collect::<Vec<_>>()).map(drop)
+        match self.0.transact(&connections.iter().map(frame).collect::<Vec<_>>()) {
+            // Before 6.18 or so only whole tuples name what to forget, but parts of them what to tell (from 5.8).
+            Err(error) if error.errno == Errno::INVAL => {
+                connections.iter().try_for_each(|which| self.forget_one_by_one(*which))
+            }
+            done => done.map(drop),
+        }
+    }
+
+    fn forget_one_by_one(&mut self, which: Connections) -> Result<(), RequestError> {
+        let question = Frame { kind: IPCTNL_MSG_CT_GET, flags: NLM_F_DUMP, payload: which.payload() };
+        for told in self.0.transact(&[question])? {
+            let Some(payload) = connection::this_one(&told.payload) else { continue };
+            match self.0.transact(&[Frame { kind: IPCTNL_MSG_CT_DELETE, flags: NLM_F_ACK, payload }]) {
+                Err(error) if error.errno == Errno::NOENT => {}
+                done => done.map(drop)?,
+            }
+        }
+        Ok(())
     }
 
     fn batch(&mut self, sets: &[SetElements<'_>], kind: u16, flags: u16) -> Result<(), RequestError> {
