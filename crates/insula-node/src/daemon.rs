@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::admission::{Ledger, machine_memory};
 use crate::adopt::adopt;
@@ -104,14 +105,18 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
     notify("READY=1");
     tracing::info!(node = %context.config.name, socket = %context.config.socket.display(), "ready");
+    // As tasks: this function runs on a thread of its own, and every connection would have to pass through it.
+    let mut serving = JoinSet::new();
+    serving.spawn(api::serve(listener.api, api::router(context.clone())));
+    serving.spawn(attach::server::serve(context.clone(), listener.attach));
+    serving.spawn(expire_tokens(context.clone()));
     tokio::select! {
-        () = api::serve(listener.api, api::router(context.clone())) => {}
-        () = attach::server::serve(context.clone(), listener.attach) => {}
-        () = expire_tokens(context.clone()) => {}
+        _ = serving.join_next() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     notify("STOPPING=1");
+    serving.shutdown().await;
     end(&context).await;
     Ok(())
 }

@@ -51,6 +51,9 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// The other end of its console, if the plan makes one.
     pub console: Option<OwnedFd>,
+    /// What the steps used and nobody needs any more. The kernel waits for a grace period for each mount in it that
+    /// is attached nowhere, so it is closed after who waits for the start was told.
+    pub left: Slots,
 }
 
 /// What the worker tells the first process.
@@ -104,7 +107,7 @@ pub fn start(plan: &Plan, mut slots: Slots) -> Result<Started, StepError> {
     let identity = ProcessIdentity::of(pid).ok_or_else(|| spawning(StepFailure::ChildLost));
     let outcome = identity.and_then(|process| Ok((process, raise(plan, &mut slots, (pid, &ours))?)));
     match outcome {
-        Ok((process, console)) => Ok(Started { process, pidfd, console }),
+        Ok((process, console)) => Ok(Started { process, pidfd, console, left: slots }),
         Err(error) => {
             // Its end of the conversation is gone, so it dies by itself; killed, it cannot linger in a kernel call.
             rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap_or_default();

@@ -170,9 +170,9 @@ pub struct Tmpfs {
 /// Layers of an overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Overlay {
-    /// What is below: a detached mount, already shifted.
+    /// What is below: a detached mount, already shifted, or with [`LayerNames::Descriptors`] a directory of one.
     #[n(0)]
-    pub lower: FdSlot,
+    pub lower: At,
     /// Where changes go.
     #[n(1)]
     pub upper: At,

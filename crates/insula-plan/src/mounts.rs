@@ -1,7 +1,7 @@
 //! Performing [`MountStep`]s: mounts that are attached nowhere yet.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use insula_kernel::clone::{CloneRequest, Cloned, NEW_USER, Parent, clone_process};
 use insula_kernel::file_ids::FileIds;
@@ -119,8 +119,8 @@ pub(crate) fn memory(tmpfs: &Tmpfs) -> Result<OwnedFd, StepFailure> {
 /// One directory over another.
 fn merge(overlay: &Overlay, slots: &Slots, container: Container<'_>) -> Result<OwnedFd, StepFailure> {
     let root = container.root;
-    let lower = slots.get(overlay.lower)?;
     let folder = OFlags::PATH | OFlags::DIRECTORY;
+    let lower = beneath::open(slots.get(overlay.lower.base)?, &overlay.lower.path, folder)?;
     let upper = beneath::open(slots.get(overlay.upper.base)?, &overlay.upper.path, folder)?;
     let work = beneath::open(slots.get(overlay.work.base)?, &overlay.work.path, folder)?;
     let visit = match overlay.layers {
@@ -137,7 +137,7 @@ fn merge(overlay: &Overlay, slots: &Slots, container: Container<'_>) -> Result<O
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("fsopen(overlay)"))?;
     match &paths {
         None => {
-            fsconfig_set_fd(&context, "lowerdir+", lower).map_err(wrong("fsconfig(overlay, lowerdir+)"))?;
+            fsconfig_set_fd(&context, "lowerdir+", &lower).map_err(wrong("fsconfig(overlay, lowerdir+)"))?;
             fsconfig_set_fd(&context, "upperdir", &upper).map_err(wrong("fsconfig(overlay, upperdir)"))?;
             fsconfig_set_fd(&context, "workdir", &work).map_err(wrong("fsconfig(overlay, workdir)"))?;
         }
@@ -164,10 +164,11 @@ fn layer_paths(
     overlay: &Overlay,
     slots: &Slots,
 ) -> Result<[(&'static str, String); 3], StepFailure> {
-    let (below, above) = (visit.place(slots.get(overlay.lower)?)?, visit.place(slots.get(overlay.upper.base)?)?);
+    let (below, above) = (visit.place(slots.get(overlay.lower.base)?)?, visit.place(slots.get(overlay.upper.base)?)?);
     let path = |path: &Path| path.display().to_string();
+    let lower: PathBuf = below.iter().chain(&overlay.lower.path).collect();
     let (upper, work) = (above.join(&overlay.upper.path), above.join(&overlay.work.path));
-    Ok([("lowerdir", path(&below)), ("upperdir", path(&upper)), ("workdir", path(&work))])
+    Ok([("lowerdir", path(&lower)), ("upperdir", path(&upper)), ("workdir", path(&work))])
 }
 
 /// A user namespace with nobody in it: a process is made in it, its maps are written, and only its namespace is kept.

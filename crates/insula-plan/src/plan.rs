@@ -29,7 +29,7 @@ use crate::privilege::PrivilegeStep;
 use crate::slot::{FdSlot, Input, SLOTS_MAX};
 
 /// Version of the plan's form; another one is refused.
-pub const PLAN_VERSION: u16 = 1;
+pub const PLAN_VERSION: u16 = 2;
 
 /// Longest encoded plan, in bytes.
 pub const PLAN_BYTES_MAX: usize = 8 << 20;

@@ -61,7 +61,7 @@ fn mount_step() -> impl Strategy<Value = MountStep> {
     let tmpfs = (any::<(u64, u64, u32)>(), owner(), attributes())
         .prop_map(|((size, inodes, mode), owner, attributes)| Tmpfs { size, inodes, mode, owner, attributes });
     let overlay =
-        (slot(), at(), at(), attributes(), any::<bool>()).prop_map(|(lower, upper, work, attributes, persistent)| {
+        (at(), at(), at(), attributes(), any::<bool>()).prop_map(|(lower, upper, work, attributes, persistent)| {
             Overlay {
                 lower,
                 upper,

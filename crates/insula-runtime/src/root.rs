@@ -2,8 +2,8 @@
 
 use insula_model::{Access, Bytes, Place, PlaceContent, RootAccess};
 use insula_plan::host_step::{
-    Depth, Durability, FileStep, HostStep, IdExtent, IdShift, MountAttributes, MountStep, Overlay, OverlayWorker,
-    Owner, Tmpfs,
+    Depth, Durability, FileStep, HostStep, IdExtent, IdShift, LayerNames, MountAttributes, MountStep, Overlay,
+    OverlayWorker, Owner, Tmpfs,
 };
 use insula_plan::inside_step::{InsideStep, Missing};
 use insula_plan::slot::{At, FdSlot};
@@ -101,7 +101,7 @@ pub(crate) fn root_steps(
     steps.mount(shifted(At::root(layer), PLACE, moved));
     steps.mount(MountStep::Overlay {
         overlay: Overlay {
-            lower: clone,
+            lower: At::root(clone),
             upper: At::new(moved, "u"),
             work: At::new(moved, "w"),
             durability: Durability::Durable,
@@ -158,9 +158,17 @@ fn overlay_place(
     (root, memory, relative): (RootSlots, FdSlot, &str),
     steps: &mut Steps,
 ) -> FdSlot {
-    let (lower, overlay) = (slots.make(), slots.make());
+    let overlay = slots.make();
     let owner = range_root(request);
-    steps.mount(shifted(At::new(root.image, relative), MountAttributes::READ_ONLY.and(PLACE), lower));
+    let lower = match request.host.layers {
+        // The kernel clones what it is given, also a directory of a mount that is attached nowhere.
+        LayerNames::Descriptors => At::new(root.shifted, relative),
+        LayerNames::Paths => {
+            let clone = slots.make();
+            steps.mount(shifted(At::new(root.image, relative), MountAttributes::READ_ONLY.and(PLACE), clone));
+            At::root(clone)
+        }
+    };
     for name in ["u", "w"] {
         steps.file(FileStep::Dir { at: At::new(memory, name), mode: 0o700, owner });
     }

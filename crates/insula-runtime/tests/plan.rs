@@ -110,7 +110,7 @@ fn uses(step: &HostStep) -> (Vec<FdSlot>, Option<FdSlot>) {
         }
         HostStep::Mount(MountStep::Memory { into, .. } | MountStep::IdMap { into, .. }) => (Vec::new(), Some(*into)),
         HostStep::Mount(MountStep::Overlay { overlay, into }) => {
-            ([bases(&[&overlay.upper, &overlay.work]), vec![overlay.lower]].concat(), Some(*into))
+            (bases(&[&overlay.lower, &overlay.upper, &overlay.work]), Some(*into))
         }
         HostStep::File(FileStep::Like { model, at }) => (bases(&[model, at]), None),
         HostStep::File(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use insula_kernel::fork::{Fork, exit_now, fork};
-use insula_plan::execute;
+use insula_plan::execute::{self, Started};
 use insula_plan::plan::Plan;
 use insula_plan::protocol::ContainerId;
 use insula_plan::protocol::channel::{Channel, Received, Wait};
@@ -36,6 +36,22 @@ pub(crate) enum Report {
     /// has one.
     #[n(3)]
     Joined(#[n(0)] u32),
+}
+
+/// What a worker has when it is done.
+#[derive(Debug)]
+pub(crate) struct Done {
+    report: Report,
+    /// Beside the report.
+    fds: Vec<OwnedFd>,
+    /// Not told to anybody; held until the report is sent.
+    _left: Slots,
+}
+
+impl Done {
+    fn new(report: Report) -> Self {
+        Self { report, fds: Vec::new(), _left: Slots::default() }
+    }
 }
 
 /// What a worker is for.
@@ -86,7 +102,7 @@ impl Workers {
         &mut self,
         poller: &Poller,
         (task, asker): (Task, Asker),
-        work: impl FnOnce(&Channel) -> (Report, Vec<OwnedFd>),
+        work: impl FnOnce(&Channel) -> Done,
     ) -> Result<(), Errno> {
         let (reports, report) = Channel::pair()?;
         self.last_number += 1;
@@ -102,9 +118,10 @@ impl Workers {
                 set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
                 // What the launcher may have been spared, containers are not.
                 std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
-                let (said, fds) = work(&report);
-                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-                let sent = report.send(&said, &fds, Wait::Forever);
+                let done = work(&report);
+                let fds: Vec<BorrowedFd<'_>> = done.fds.iter().map(AsFd::as_fd).collect();
+                let sent = report.send(&done.report, &fds, Wait::Forever);
+                // The kernel closes what is left, when nobody waits for it any more.
                 exit_now(u8::from(sent.is_err()))
             }
         }
@@ -128,23 +145,23 @@ impl Workers {
 }
 
 /// Carries a plan out, in the worker.
-pub(crate) fn start(plan: &Plan, slots: Slots) -> (Report, Vec<OwnedFd>) {
+pub(crate) fn start(plan: &Plan, slots: Slots) -> Done {
     match execute::start(plan, slots) {
-        Ok(started) => {
-            (Report::Started(started.process), std::iter::once(started.pidfd).chain(started.console).collect())
+        Ok(Started { process, pidfd, console, left }) => {
+            let fds = std::iter::once(pidfd).chain(console).collect();
+            Done { report: Report::Started(process), fds, _left: left }
         }
         Err(error) => {
             let step = error.step.clone();
-            (Report::Failed(Failure::from_error(FailureKind::Step, &error).at_step(step)), Vec::new())
+            Done::new(Report::Failed(Failure::from_error(FailureKind::Step, &error).at_step(step)))
         }
     }
 }
 
 /// Sweeps, in the worker.
-pub(crate) fn sweep(plan: &SweepPlan) -> (Report, Vec<OwnedFd>) {
-    let report = match sweep::sweep(plan) {
+pub(crate) fn sweep(plan: &SweepPlan) -> Done {
+    Done::new(match sweep::sweep(plan) {
         Ok(()) => Report::Swept,
         Err(error) => Report::Failed(Failure::from_error(FailureKind::Step, &error)),
-    };
-    (report, Vec::new())
+    })
 }

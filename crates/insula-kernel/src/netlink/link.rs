@@ -181,12 +181,9 @@ impl LinkEntry {
     }
 }
 
-/// Asks for a link by name, or for all of them, without their counters.
-pub(super) fn query(name: Option<&LinkName>) -> LinkMessage {
+/// Asks for all links, without their counters.
+pub(super) fn query() -> LinkMessage {
     let mut message = LinkMessage::default();
-    if let Some(name) = name {
-        message.attributes.push(LinkAttribute::IfName(name.as_str().to_owned()));
-    }
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     message
 }

@@ -101,25 +101,28 @@ impl RouteSocket {
         self.0.transact(&frames).map(drop)
     }
 
-    /// As [`RouteSocket::perform`], with the question for a link's index behind the requests in the same `send`.
+    /// As [`RouteSocket::perform`], then `ioctl(SIOCGIFINDEX)` for a link's index.
+    ///
+    /// Not by `RTM_GETLINK`: that first brings the link's queues into the state that its carrier asks for, and waits for
+    /// a grace period when the other end of a pair is still down.
     ///
     /// # Errors
     ///
     /// As [`RouteSocket::perform`]; the question counts as the last request and answers `ENODEV` for no such link.
+    ///
+    /// Source: netdevice(7); net/core/rtnetlink.c, `rtnl_getlink`.
     pub fn perform_then_find(
         &mut self,
         requests: &[RouteRequest<'_>],
         name: &LinkName,
     ) -> Result<LinkIndex, RequestError> {
-        let mut frames: Vec<Frame> = requests.iter().map(RouteRequest::frame).collect();
-        frames.push(frame(RTM_GETLINK, 0, &link::query(Some(name))));
-        let count = frames.len();
-        let replies = self.0.transact(&frames)?;
-        entries(replies).next().map(|entry| entry.index).ok_or(RequestError {
-            request: count - 1,
-            requests: count,
+        self.perform(requests)?;
+        let found = rustix::net::netdevice::name_to_index(&self.0, name.as_str());
+        found.and_then(|index| LinkIndex::new(index).ok_or(Errno::NODEV)).map_err(|errno| RequestError {
+            request: requests.len(),
+            requests: requests.len() + 1,
             explanation: None,
-            errno: Errno::NODEV,
+            errno,
         })
     }
 
@@ -154,7 +157,7 @@ impl RouteSocket {
     ///
     /// The kernel did not answer.
     pub fn links_with_prefix(&mut self, prefix: &str) -> Result<Vec<LinkEntry>, RequestError> {
-        let mut question = frame(RTM_GETLINK, NLM_F_DUMP, &link::query(None));
+        let mut question = frame(RTM_GETLINK, NLM_F_DUMP, &link::query());
         question.flags = NLM_F_DUMP;
         let replies = self.0.transact(&[question])?;
         Ok(entries(replies).filter(|entry| entry.name.as_str().starts_with(prefix)).collect())

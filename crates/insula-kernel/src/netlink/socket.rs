@@ -1,7 +1,7 @@
 //! The socket below all netlink families: frames out in one `send`, answers in until every frame has its own.
 #![allow(unsafe_code, reason = "insula-kernel is the only crate that may")]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_REQUEST, NlasIterator};
@@ -125,6 +125,12 @@ impl NetlinkSocket {
             collected.take(&buffer[..length]);
         }
         Err(failed(0, Errno::OVERFLOW))
+    }
+}
+
+impl AsFd for NetlinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

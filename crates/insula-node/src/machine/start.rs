@@ -25,6 +25,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::pipe::PipeFlags;
 
 use super::Machine;
+use super::failure::lost;
 use super::network::{Traces, container_network, hosts};
 use crate::config::data_dirs;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
@@ -64,6 +65,12 @@ fn first_output(streams: Streams) -> Option<OwnedFd> {
 fn failed(order: &StartOrder, what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
     let mut problem = Problem::from_chain(ProblemCode::StartFailed, error);
     problem.detail = format!("start container {}: {what}: {}", order.name, problem.detail);
+    problem
+}
+
+/// The launcher's problem, naming the container.
+fn named(order: &StartOrder, mut problem: Problem) -> Problem {
+    problem.detail = format!("start container {}: {}", order.name, problem.detail);
     problem
 }
 
@@ -137,9 +144,6 @@ impl Machine {
         let log = log.filter(|_| !on_console);
         let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, main))?;
         self.reserve_ports(&order).await?;
-        if let Some(log) = log {
-            self.start_log(&order, log).await?;
-        }
         let plan = sealed_memfd(&plan).map_err(|error| failed(&order, "plan", &error))?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
         for wanted in &wanted {
@@ -149,10 +153,13 @@ impl Machine {
         }
         let exit = self.link.expect_exit(order.id);
         let request = LauncherRequest::Start { container: order.id };
-        let outcome = self.link.call(request, &fds).await.map_err(|mut problem| {
-            problem.detail = format!("start container {}: {}", order.name, problem.detail);
-            problem
-        })?;
+        let (_, outcome) = self.link.send(request, &fds).await.map_err(|problem| named(&order, problem))?;
+        // After the start, which takes longer: what is written before the keeper reads waits in the pipe.
+        if let Some(log) = log {
+            self.start_log(&order, log).await?;
+        }
+        let outcome = outcome.await.unwrap_or_else(|_| Err(lost("the launcher ended")));
+        let outcome = outcome.map_err(|problem| named(&order, problem))?;
         let LauncherOutcome::Started { process, .. } = outcome.message else {
             return Err(Problem::new(ProblemCode::Internal, "the launcher answered something else to a start"));
         };
