@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod attributes;
 pub mod collect;
+pub mod convert;
 pub mod diff;
 mod draft;
 pub mod erofs;

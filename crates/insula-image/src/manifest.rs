@@ -162,6 +162,18 @@ impl Manifest {
         encoder.into_writer()
     }
 
+    /// Writes the canonical bytes without holding them all.
+    ///
+    /// # Errors
+    ///
+    /// When `out` does not take them.
+    pub fn write_to(&self, out: impl std::io::Write) -> std::io::Result<()> {
+        let mut buffered = std::io::BufWriter::new(out);
+        let mut encoder = Encoder::new(minicbor::encode::write::Writer::new(&mut buffered));
+        self.encode_to(&mut encoder).map_err(std::io::Error::other)?;
+        std::io::Write::flush(&mut buffered)
+    }
+
     fn encode_to<W: minicbor::encode::Write>(
         &self,
         encoder: &mut Encoder<W>,

@@ -252,7 +252,7 @@ impl ImageTree {
     #[must_use]
     pub fn content_bytes(&self) -> u64 {
         let size = |inode: &Inode| if let InodeKind::File(content) = &inode.kind { content.size } else { 0 };
-        self.inodes.iter().map(size).sum()
+        self.inodes.iter().map(size).fold(0, u64::saturating_add)
     }
 }
 

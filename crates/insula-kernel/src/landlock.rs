@@ -11,6 +11,10 @@ use crate::capability::last_errno;
 const ASK_VERSION: libc::c_ulong = 1;
 /// `LANDLOCK_RULE_NET_PORT`.
 const RULE_NET_PORT: libc::c_ulong = 2;
+/// `LANDLOCK_RULE_PATH_BENEATH`.
+const RULE_PATH_BENEATH: libc::c_ulong = 1;
+/// `LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR`.
+const READ: u64 = 1 << 2 | 1 << 3;
 /// `LANDLOCK_ACCESS_NET_CONNECT_TCP`.
 const CONNECT_TCP: u64 = 1 << 1;
 
@@ -31,7 +35,15 @@ struct NetPortAttributes {
     port: u64,
 }
 
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneathAttributes {
+    allowed: u64,
+    parent: RawFd,
+}
+
 const _: () = assert!(size_of::<RulesetAttributes>() == 24);
+const _: () = assert!(size_of::<PathBeneathAttributes>() == 12);
 const _: () = assert!(size_of::<NetPortAttributes>() == 16);
 
 /// What the running kernel can forbid: the version of its interface, 0 without Landlock.
@@ -77,6 +89,24 @@ fn attributes(version: LandlockVersion) -> RulesetAttributes {
 ///
 /// Source: landlock(7).
 pub fn forbid_files(ports: &[u16]) -> Result<LandlockVersion, Errno> {
+    restrict(None, ports)
+}
+
+/// `landlock_create_ruleset`, `landlock_add_rule`, `landlock_restrict_self`
+///
+/// As [`forbid_files`] without ports, but files and directories beneath `directory` can be opened for reading. What is
+/// not opening (stat, readlink, extended attributes) is not Landlock's to forbid.
+///
+/// # Errors
+///
+/// As [`forbid_files`], and `EBADFD`: `directory` is none of a real file system.
+///
+/// Source: landlock(7).
+pub fn only_read_beneath(directory: BorrowedFd<'_>) -> Result<LandlockVersion, Errno> {
+    restrict(Some(directory), &[])
+}
+
+fn restrict(directory: Option<BorrowedFd<'_>>, ports: &[u16]) -> Result<LandlockVersion, Errno> {
     let version = version();
     if version.0 == 0 {
         return Ok(version);
@@ -93,12 +123,23 @@ pub fn forbid_files(ports: &[u16]) -> Result<LandlockVersion, Errno> {
     let Ok(fd @ 0..) = RawFd::try_from(ret) else { return Err(last_errno()) };
     // SAFETY: the call succeeded, so `fd` is open, new, and owned by nobody else.
     let ruleset = unsafe { OwnedFd::from_raw_fd(fd) };
+    if let Some(directory) = directory {
+        allow_reading(ruleset.as_fd(), directory)?;
+    }
     if version.0 >= 4 {
         ports.iter().try_for_each(|&port| allow_port(ruleset.as_fd(), port))?;
     }
     // SAFETY: the call takes integers and touches no memory of ours.
     let ret = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), none) };
     if ret == 0 { Ok(version) } else { Err(last_errno()) }
+}
+
+fn allow_reading(ruleset: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    let rule = PathBeneathAttributes { allowed: READ, parent: directory.as_raw_fd() };
+    let (call, none): (_, libc::c_ulong) = (libc::SYS_landlock_add_rule, 0);
+    // SAFETY: the kernel reads one `landlock_path_beneath_attr` from the last pointer, which lives over the call.
+    let ret = unsafe { libc::syscall(call, ruleset.as_raw_fd(), RULE_PATH_BENEATH, &raw const rule, none) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 fn allow_port(ruleset: BorrowedFd<'_>, port: u16) -> Result<(), Errno> {
@@ -133,6 +174,27 @@ mod tests {
                 let connected = std::net::TcpStream::connect("127.0.0.1:54");
                 assert_eq!(connected.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
             }
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn only_what_lies_beneath_the_directory_is_read_and_nothing_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        for name in ["in/file", "out"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let given = std::fs::File::open(dir.path().join("in")).unwrap();
+        let path = dir.path().to_owned();
+        // A thread's restriction is its own; the test's other threads go on.
+        std::thread::spawn(move || {
+            crate::capability::set_no_new_privileges().unwrap();
+            let is_there = only_read_beneath(given.as_fd()).unwrap().0 > 0;
+            assert!(std::fs::read(path.join("in/file")).is_ok());
+            assert_eq!(std::fs::read(path.join("out")).is_err(), is_there);
+            assert_eq!(std::fs::write(path.join("in/file"), "y").is_err(), is_there);
         })
         .join()
         .unwrap();

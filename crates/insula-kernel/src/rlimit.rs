@@ -40,6 +40,12 @@ pub struct ParseResourceError {
 }
 
 impl Resource {
+    /// Bytes of a file that is written.
+    pub const FSIZE: Self = Self(1);
+    /// Bytes of private memory that can be written to, beside the stack.
+    pub const DATA: Self = Self(2);
+    /// Processes and threads of the user.
+    pub const NPROC: Self = Self(6);
     /// Open files.
     pub const NOFILE: Self = Self(7);
     /// Address space in bytes.

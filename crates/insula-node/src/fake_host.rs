@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
+use insula_image::convert::{Convert, InProcess};
 use insula_model::{ContainerId, IdRange, NetworkMode, ResourceSpec, Signal};
 use insula_plan::protocol::launcher::ImageKey;
 use jiff::Timestamp;
@@ -177,6 +178,10 @@ impl Host for FakeHost {
 
     fn log_directory(&self, id: ContainerId) -> std::path::PathBuf {
         std::env::temp_dir().join("insula-no-log").join(id.to_string())
+    }
+
+    fn converter(&self, _: IdRange) -> Box<dyn Convert> {
+        Box::new(InProcess)
     }
 
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>> {

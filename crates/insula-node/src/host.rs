@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use insula_api::{Finding, Problem, ProcessRow, ResourceUsage};
+use insula_image::convert::Convert;
 use insula_model::{
     ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, MountPlan, NetworkMode, ResourceSpec,
     Signal,
@@ -190,6 +191,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn open_root(&self, id: ContainerId) -> BoxFuture<'static, Result<OwnedFd, Problem>>;
     /// Where the container's log is.
     fn log_directory(&self, id: ContainerId) -> PathBuf;
+    /// Who reads the sources of imports. `ids` are nobody else's until it is done.
+    fn converter(&self, ids: IdRange) -> Box<dyn Convert>;
     /// What the machine has and lacks.
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>>;
     /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use insula_api::{
 };
 use insula_image::TreeLimits;
 use insula_image::archive::Compression;
+use insula_image::convert::{Convert, ConvertError};
 use insula_image::diff::{self, PathChangeKind};
 use insula_image::oci::LayerCompression;
 use insula_image::progress::{self, Phase, Watch};
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use crate::catalog::Catalog;
 use crate::events::{About, Events};
 use crate::image_build;
+use crate::import_worker::WorkerError;
 use crate::operations::Progress;
 
 /// Pause between two tries to remove what a killed daemon's operations left.
@@ -37,6 +39,7 @@ const LEFTOVERS_TRIES: u32 = 200;
 /// Image versions of this node, on the disk.
 #[derive(Debug)]
 pub(crate) struct Images {
+    state_dir: PathBuf,
     store: Arc<Store>,
     events: Arc<Events>,
 }
@@ -52,7 +55,7 @@ impl Images {
         for warning in warnings {
             tracing::warn!(%warning, "image store");
         }
-        Ok(Self { store: Arc::new(store), events })
+        Ok(Self { state_dir: state_dir.to_owned(), store: Arc::new(store), events })
     }
 
     /// The store itself, for mounts.
@@ -82,7 +85,7 @@ impl Images {
         self.events.publish(about, action, &[]);
     }
 
-    /// Imports `source` as `image`. Blocks.
+    /// Imports `source` as `image`; `converter` reads it. Blocks.
     ///
     /// # Errors
     ///
@@ -91,14 +94,16 @@ impl Images {
         &self,
         image: &ImageId,
         (source, request): (OwnedFd, ImportImage),
+        converter: Box<dyn Convert>,
         progress: &Progress,
     ) -> Result<NewImage, Problem> {
         let mut import = ImportRequest::of(File::from(source));
         import.config = request.config;
         import.mount_plan = request.mount_plan;
         import.reference = request.reference;
+        import.converter = converter;
         let imported = watched(progress, |watch| self.store.import(image, import, Timestamp::now(), watch))
-            .map_err(|error| Problem::from_chain(import_code(&error), &error))?;
+            .map_err(|error| self.import_problem(&error))?;
         self.event(image, "published");
         let mut warnings: Vec<String> = imported.problems.iter().map(ToString::to_string).collect();
         warnings.extend(dropped_attributes(imported.dropped_attributes));
@@ -123,6 +128,19 @@ impl Images {
         let mut warnings: Vec<String> = built.published.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(dropped_attributes(built.dropped_attributes));
         Ok(NewImage { image: self.show(&recipe.id)?, warnings })
+    }
+
+    fn import_problem(&self, error: &ImportError) -> Problem {
+        let code = import_code(error);
+        let problem = Problem::from_chain(code, error);
+        if code != ProblemCode::Admission {
+            return problem;
+        }
+        let directory = self.state_dir.join("images");
+        problem.with_remedy(format!(
+            "nothing of the image is left; free space on the file system of {}, for instance by `insula image gc`",
+            directory.display()
+        ))
     }
 
     /// Writes `image` to `target`. Blocks.
@@ -305,11 +323,19 @@ fn watched<T>(progress: &Progress, work: impl FnOnce(Watch<'_>) -> T) -> T {
 }
 
 fn import_code(error: &ImportError) -> ProblemCode {
+    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let kinds = chain.filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    let is_full = |kind| matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
     match &*error.cause {
         ImportCause::Begin(store::BeginError::Exists { .. } | store::BeginError::InFlight { .. }) => {
             ProblemCode::Conflict
         }
         ImportCause::Cancelled(_) => ProblemCode::Cancelled,
+        ImportCause::Convert(ConvertError::Worker(error)) => match error.downcast_ref() {
+            Some(WorkerError::DiskFull(_)) => ProblemCode::Admission,
+            _ => ProblemCode::Internal,
+        },
+        _ if kinds.into_iter().any(is_full) => ProblemCode::Admission,
         ImportCause::Begin(_) | ImportCause::File(_) | ImportCause::Publish(_) => ProblemCode::Internal,
         _ => ProblemCode::Invalid,
     }

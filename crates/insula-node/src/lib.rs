@@ -31,6 +31,7 @@ mod host;
 mod image_build;
 mod image_test;
 mod images;
+mod import_worker;
 mod logs;
 mod machine;
 mod notify;
@@ -46,6 +47,7 @@ mod fake_host;
 
 pub use config::{Config, Overrides};
 pub use daemon::{RunError, run};
+pub use import_worker::{IMPORT_WORKER, serve_import};
 
 /// The OpenAPI 3.1 document of the API, as it is served.
 ///

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,8 +102,34 @@ pub fn run_bounded(mut command: Command, input: &[u8], bound: Duration) -> Finis
         writer.join().unwrap();
     }
     assert!(ended, "`{line}` took longer than {bound:?}\n--- stdout\n{stdout}--- stderr\n{stderr}");
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Finished { line, code, stdout, stderr }
+    Finished { line, code: code_of(status), stdout, stderr }
+}
+
+/// The end of a command that was started with pipes for what it says, which are large enough for it.
+///
+/// # Panics
+///
+/// It took longer; then it was killed.
+#[track_caller]
+pub fn finish_bounded(mut child: Child, line: &str, bound: Duration) -> Finished {
+    let ended = wait_bounded(&mut child, bound);
+    if !ended {
+        // It may have ended this moment.
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(ended, "`{line}` took longer than {bound:?}");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Finished {
+        line: line.to_owned(),
+        code: code_of(output.status),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// Whether the child ended in time.

@@ -20,7 +20,7 @@ mod report;
 mod screen;
 
 pub use busybox::{BUSYBOX, archive};
-pub use finished::{Finished, run_bounded};
+pub use finished::{Finished, finish_bounded, run_bounded};
 pub use host::{Leftovers, Owned};
 pub use node::{Node, NodeOptions};
 pub use programs::{program, require_root};

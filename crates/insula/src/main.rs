@@ -8,6 +8,10 @@ use insula_cli::command::{Codes, execute};
 use insula_cli::render::tell_failure;
 
 fn main() -> ExitCode {
+    // A node starts its own program under this name for every import.
+    if std::env::args_os().next().is_some_and(|name| name == insula_node::IMPORT_WORKER) {
+        return insula_node::serve_import();
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),

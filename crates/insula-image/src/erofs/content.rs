@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use super::BLOCK_BYTES;
+use super::{BLOCK_BITS, BLOCK_BYTES, blocks_of};
 use crate::tree::{FileContent, Placement};
 
 /// Reads a file of an image from its beginning to its end; holes read as zeros. It keeps no buffer: read in pieces
@@ -22,6 +22,19 @@ impl<'image> ContentReader<'image> {
     pub fn new(image: &'image File, content: &'image FileContent) -> Self {
         Self { image, content, position: 0 }
     }
+}
+
+/// Whether every stored byte of `content` lies between the superblock's block and block `end`.
+pub(crate) fn lies_before(content: &FileContent, end: u64) -> bool {
+    let (first, stored) = match &content.placement {
+        Placement::Blocks { first } => (*first, blocks_of(content.size)),
+        Placement::Chunks(map) => {
+            let chunk_blocks = 1u64 << (u32::from(map.chunk_bits) - u32::from(BLOCK_BITS));
+            let stored = map.stored.iter().map(|run| u64::from(run.count).saturating_mul(chunk_blocks));
+            (map.first, stored.fold(0, u64::saturating_add).min(blocks_of(content.size)))
+        }
+    };
+    stored == 0 || first > 0 && u64::from(first).saturating_add(stored) <= end
 }
 
 /// A run of a file's bytes: where in the image, none for a hole; how many.

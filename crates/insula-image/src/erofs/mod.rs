@@ -29,6 +29,7 @@ mod tests;
 mod writer;
 
 pub use content::ContentReader;
+pub(crate) use content::lies_before;
 pub use metadata::{MetadataDigests, WriteMetadataError, write_metadata};
 pub use reader::{ErofsReader, ReadImageError};
 pub use writer::{AddEntryCause, AddEntryError, ImageWriter, WriteImageError, WrittenImage};

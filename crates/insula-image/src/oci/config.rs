@@ -75,7 +75,7 @@ fn health_from_oci(check: Healthcheck) -> Option<HealthCheck> {
 }
 
 /// Refuses NUL bytes wherever a program would be given them.
-pub(super) fn refuse_nul(config: &ImageConfig) -> Result<(), ConvertConfigError> {
+pub(crate) fn refuse_nul(config: &ImageConfig) -> Result<(), ConvertConfigError> {
     let health = config.health.iter().flat_map(|health| &health.command);
     let fields: [(&'static str, Vec<&String>); 6] = [
         ("the command", config.entrypoint.iter().chain(&config.cmd).chain(&config.init).collect()),

@@ -21,7 +21,6 @@ use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{AddEntryError, ImageWriter};
 use crate::path::ImagePath;
 use crate::progress::{Phase, Watch, WatchedReader};
-use crate::store::StoreFileError;
 
 /// What an OCI image says beside its entries, which went into the writer.
 #[derive(Debug)]
@@ -48,9 +47,6 @@ pub enum OciImportError {
         #[source]
         source: io::Error,
     },
-    /// The decompressed archive could not be kept.
-    #[error("OCI archive: decompress")]
-    Spool(#[source] StoreFileError),
     /// The archive's compression is damaged.
     #[error("OCI archive")]
     Archive(#[source] ReadArchiveError),

@@ -21,6 +21,7 @@ mod source;
 mod tests;
 
 pub use config::ConvertConfigError;
+pub(crate) use config::refuse_nul;
 pub use export::{ExportOciError, LayerCompression, OciExport, OciTarget, export_oci};
 pub use import::{LayerCause, OciImage, OciImportError};
 pub use source::OciSource;

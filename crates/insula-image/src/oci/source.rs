@@ -13,7 +13,6 @@ use super::{DOCKER_MANIFEST_FILE, INDEX_FILE, LAYOUT_FILE, OciImportError};
 use crate::archive::{Compression, DecodedStream};
 use crate::draft::TreeLimits;
 use crate::progress::{Phase, Watch, WatchedReader};
-use crate::store::StoreFileError;
 
 /// An OCI layout, or what `docker save` writes, ready to be imported.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ impl OciSource {
     }
 
     /// The layout in an archive; none when the archive holds something else. A compressed archive is written
-    /// decompressed into the file that `spool` makes, since its blobs are read in another order than they come.
+    /// decompressed into `spool`, an empty file, since its blobs are read in another order than they come.
     ///
     /// # Errors
     ///
@@ -63,7 +62,7 @@ impl OciSource {
     pub fn open_archive(
         file: &File,
         limits: &TreeLimits,
-        spool: impl FnOnce() -> Result<File, StoreFileError>,
+        mut spool: File,
         watch: Watch<'_>,
     ) -> Result<Option<Self>, OciImportError> {
         let read = |source| OciImportError::Read { what: "the archive".to_owned(), source };
@@ -83,9 +82,8 @@ impl OciSource {
             let total = file.metadata().ok().map(|stat| stat.len());
             let input = WatchedReader::new(rewound().map_err(read)?, watch, Phase::Import, total);
             let mut stream = DecodedStream::open(input, limits).map_err(OciImportError::Archive)?;
-            let mut spooled = spool().map_err(OciImportError::Spool)?;
-            io::copy(&mut stream, &mut spooled).and_then(|_| spooled.flush()).map_err(read)?;
-            spooled
+            io::copy(&mut stream, &mut spool).and_then(|_| spool.flush()).map_err(read)?;
+            spool
         };
         let members = list_members(&plain).map_err(read)?;
         let is_layout = [LAYOUT_FILE, INDEX_FILE, DOCKER_MANIFEST_FILE].iter().any(|name| members.contains_key(*name));

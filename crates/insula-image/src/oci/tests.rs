@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{LayerCause, OciImportError, machine};
+use crate::convert::ConvertError;
 use crate::path::ImagePath;
 use crate::progress::Watch;
 use crate::store::{ImportCause, ImportRequest, Store};
@@ -153,7 +154,7 @@ fn import(source: File) -> Result<BTreeMap<String, String>, OciImportError> {
         assert_eq!(std::fs::read_dir(root.join(".incoming")).unwrap().count(), 0);
         assert!(!root.join("x").exists());
         match *error.cause {
-            ImportCause::Oci(error) => return Err(error),
+            ImportCause::Convert(ConvertError::Oci(error)) => return Err(error),
             other => panic!("{other:?}"),
         }
     }
@@ -401,5 +402,8 @@ fn several_images_need_a_name() {
     assert!(store.manifest(&id).unwrap().tree.find(&ImagePath::parse("a").unwrap()).is_some());
     store.remove(&id).unwrap();
     let error = store.import(&id, named("three"), Timestamp::UNIX_EPOCH, Watch::nobody()).unwrap_err();
-    assert!(matches!(*error.cause, ImportCause::Oci(OciImportError::NoReference { .. })), "{error:?}");
+    assert!(
+        matches!(*error.cause, ImportCause::Convert(ConvertError::Oci(OciImportError::NoReference { .. }))),
+        "{error:?}"
+    );
 }

@@ -16,6 +16,7 @@ use super::parse::{Base, Recipe};
 use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
 use crate::archive::{DecodedStream, ReadArchiveError, TarEntry, TarReader, WalkError};
 use crate::attributes::Attributes;
+use crate::convert::{add_missing_places, manifest_of};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{AddEntryError, ContentReader, ImageWriter, WriteImageError, WrittenImage};
 use crate::manifest::{Manifest, Package, Provenance};
@@ -24,7 +25,6 @@ use crate::path::{ImagePath, ImagePathError};
 use crate::progress::{Cancelled, Phase, Watch, WatchedReader};
 use crate::store::{
     BeginError, Incoming, OpenForMountError, PublishError, Published, ReadManifestError, Store, StoreFileError,
-    add_missing_places, manifest_of,
 };
 use crate::tree::InodeKind;
 

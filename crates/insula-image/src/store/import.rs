@@ -1,25 +1,16 @@
 //! Bringing foreign images into the store: directories, tar archives, OCI layouts and archives of them.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
-use std::os::fd::AsFd;
 
 use insula_model::{ImageConfig, ImageId, MountPlan};
 use jiff::Timestamp;
 
-use super::incoming::{BeginError, Incoming, PublishError, Published};
+use super::incoming::{BeginError, PublishError, Published};
 use super::{Store, StoreFileError};
-use crate::archive::{DecodedStream, KeepAll, ReadArchiveError, TarEntry, TarReader, WalkError, walk_directory};
-use crate::attributes::Attributes;
-use crate::draft::{NewEntry, NewKind, PresentKind, TreeLimits};
-use crate::erofs::{AddEntryError, ImageWriter, WriteImageError, WrittenImage};
-use crate::manifest::{ImageFile, Manifest, Provenance};
-use crate::mount_target::{
-    MountPlanError, MountTargetProblem, check_mount_plan, mount_target_problems, self_and_above,
-};
-use crate::oci::{OciImage, OciImportError, OciSource};
-use crate::path::ImagePath;
-use crate::progress::{Cancelled, Phase, Watch, WatchedReader};
+use crate::convert::{Conversion, ConversionOrder, Convert, ConvertError, Converted, InProcess};
+use crate::draft::TreeLimits;
+use crate::mount_target::{MountPlanError, MountTargetProblem, check_mount_plan, mount_target_problems};
+use crate::progress::{Cancelled, Watch};
 
 /// An image to be imported.
 #[derive(Debug)]
@@ -36,13 +27,16 @@ pub struct ImportRequest {
     pub mount_plan: Option<MountPlan>,
     /// Which image of an OCI layout that holds several, by its reference name.
     pub reference: Option<String>,
+    /// Who reads it.
+    pub converter: Box<dyn Convert>,
 }
 
 impl ImportRequest {
-    /// What the source says, within the standard limits.
+    /// What the source says, within the standard limits, read by this process.
     #[must_use]
     pub fn of(source: File) -> Self {
-        Self { source, limits: TreeLimits::standard(), config: None, mount_plan: None, reference: None }
+        let limits = TreeLimits::standard();
+        Self { source, limits, config: None, mount_plan: None, reference: None, converter: Box::new(InProcess) }
     }
 }
 
@@ -77,27 +71,9 @@ pub enum ImportCause {
     /// A file of the store could not be used.
     #[error(transparent)]
     File(#[from] StoreFileError),
-    /// The source could not be read.
-    #[error("read the source")]
-    Source(#[source] io::Error),
-    /// The source is neither a directory nor a file nor a pipe.
-    #[error("the source is neither a directory nor a file nor a pipe")]
-    SourceKind,
-    /// The archive is at fault.
+    /// The source is at fault, the disk is full, or whoever converts it failed.
     #[error(transparent)]
-    Archive(#[from] ReadArchiveError),
-    /// The OCI image is at fault.
-    #[error(transparent)]
-    Oci(#[from] OciImportError),
-    /// The directory cannot be an image.
-    #[error(transparent)]
-    Walk(#[from] WalkError),
-    /// An entry cannot be part of an image, or the disk is full.
-    #[error(transparent)]
-    Entry(#[from] AddEntryError),
-    /// The whole cannot be an image, or the disk is full.
-    #[error(transparent)]
-    Image(#[from] WriteImageError),
+    Convert(#[from] ConvertError),
     /// The mount plan is none.
     #[error(transparent)]
     MountPlan(#[from] MountPlanError),
@@ -107,15 +83,6 @@ pub enum ImportCause {
     /// It was asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-}
-
-/// What a source says about its image, beside the entries that went into the writer.
-#[derive(Debug, Default)]
-struct SourceFacts {
-    provenance: Provenance,
-    config: Option<ImageConfig>,
-    mount_plan: Option<MountPlan>,
-    dropped_attributes: u64,
 }
 
 impl Store {
@@ -148,120 +115,22 @@ impl Store {
             check_mount_plan(plan)?;
         }
         let incoming = self.begin(id)?;
-        let mut writer = ImageWriter::new(incoming.create_image_file()?, request.limits.clone())?;
-        let facts = read_source(&incoming, &request, &mut writer, watch)?;
-        let mount_plan = request.mount_plan.or(facts.mount_plan).unwrap_or_else(MountPlan::default_plan);
-        check_mount_plan(&mount_plan)?;
-        add_missing_places(&mut writer, &mount_plan)?;
-        let image = writer.finish()?;
-        let manifest = manifest_of(
-            id.clone(),
-            image,
-            facts.provenance,
-            request.config.or(facts.config).unwrap_or_default(),
-            mount_plan,
-        );
+        let order =
+            ConversionOrder { limits: request.limits, mount_plan: request.mount_plan, reference: request.reference };
+        let conversion = Conversion {
+            id: id.clone(),
+            source: request.source,
+            image: incoming.create_image_file()?,
+            spool: incoming.create_work_file("archive.tar")?,
+            hand_over: incoming.create_work_file("manifest.cbor")?,
+            order,
+        };
+        let Converted { mut manifest, dropped_attributes } = request.converter.convert(conversion, watch)?;
+        if let Some(config) = request.config {
+            manifest.config = config;
+        }
         let problems = mount_target_problems(&manifest.tree, &manifest.mount_plan);
         let published = self.publish(incoming, &manifest, now, watch)?;
-        Ok(Imported { published, problems, dropped_attributes: facts.dropped_attributes })
+        Ok(Imported { published, problems, dropped_attributes })
     }
-}
-
-/// The manifest of a written image.
-pub(crate) fn manifest_of(
-    id: ImageId,
-    image: WrittenImage,
-    provenance: Provenance,
-    config: ImageConfig,
-    mount_plan: MountPlan,
-) -> Manifest {
-    let file = ImageFile {
-        bytes: image.bytes,
-        sha256: image.sha256,
-        metadata_offset: image.metadata_offset,
-        metadata_sha256: image.metadata_sha256,
-    };
-    Manifest { id, file, provenance, config, mount_plan, tree: image.tree }
-}
-
-/// Makes the plan's places that nobody brought: directories of root, `/root` closed to others. What is in the way of
-/// one is left as it is and found by [`mount_target_problems`].
-pub(crate) fn add_missing_places(writer: &mut ImageWriter, plan: &MountPlan) -> Result<(), AddEntryError> {
-    for place in &plan.places {
-        let Ok(path) = ImagePath::parse(&place.path) else { continue };
-        let blocked = |above: &ImagePath| !matches!(writer.kind(above), None | Some(PresentKind::Directory));
-        if writer.kind(&path).is_some() || self_and_above(&path).iter().any(blocked) {
-            continue;
-        }
-        let mode = match place.path.as_str() {
-            "/root" => 0o700,
-            "/tmp" => 0o1777,
-            _ => 0o755,
-        };
-        let entry = NewEntry { kind: NewKind::Directory, attributes: Attributes::of_root(mode) };
-        writer.add(path, entry, &mut io::empty())?;
-    }
-    Ok(())
-}
-
-fn read_source(
-    incoming: &Incoming,
-    request: &ImportRequest,
-    writer: &mut ImageWriter,
-    watch: Watch<'_>,
-) -> Result<SourceFacts, ImportCause> {
-    let mut source = &request.source;
-    let stat = source.metadata().map_err(ImportCause::Source)?;
-    let kind = stat.file_type();
-    if kind.is_dir() {
-        return match OciSource::open_directory(source)? {
-            Some(layout) => read_oci(&layout, writer, request, watch),
-            None => {
-                watch.report(Phase::Import, 0, None)?;
-                let report = walk_directory(source.as_fd(), writer, &mut KeepAll)?;
-                Ok(SourceFacts { dropped_attributes: report.dropped_attributes, ..SourceFacts::default() })
-            }
-        };
-    }
-    if kind.is_file() {
-        let spool = || incoming.create_work_file("archive.tar");
-        if let Some(layout) = OciSource::open_archive(source, &request.limits, spool, watch)? {
-            return read_oci(&layout, writer, request, watch);
-        }
-        source.rewind().map_err(ImportCause::Source)?;
-        return read_tar(source, Some(stat.len()), writer, request, watch);
-    }
-    if std::os::unix::fs::FileTypeExt::is_fifo(&kind) || std::os::unix::fs::FileTypeExt::is_socket(&kind) {
-        return read_tar(source, None, writer, request, watch);
-    }
-    Err(ImportCause::SourceKind)
-}
-
-fn read_tar(
-    source: impl Read,
-    total: Option<u64>,
-    writer: &mut ImageWriter,
-    request: &ImportRequest,
-    watch: Watch<'_>,
-) -> Result<SourceFacts, ImportCause> {
-    let stream = DecodedStream::open(WatchedReader::new(source, watch, Phase::Import, total), &request.limits)?;
-    let totals = stream.totals();
-    let mut tar = TarReader::new(stream);
-    while let Some(TarEntry { path, entry }) = tar.next_entry()? {
-        writer.add(path, entry, &mut tar.content())?;
-    }
-    let provenance = Provenance { archive: Some(totals.sha256()), ..Provenance::default() };
-    Ok(SourceFacts { provenance, dropped_attributes: tar.dropped_attributes(), ..SourceFacts::default() })
-}
-
-fn read_oci(
-    layout: &OciSource,
-    writer: &mut ImageWriter,
-    request: &ImportRequest,
-    watch: Watch<'_>,
-) -> Result<SourceFacts, ImportCause> {
-    let OciImage { config, mount_plan, manifest_sha256, dropped_attributes } =
-        layout.import(writer, &request.limits, request.reference.as_deref(), watch)?;
-    let provenance = Provenance { archive: manifest_sha256, ..Provenance::default() };
-    Ok(SourceFacts { provenance, config: Some(config), mount_plan, dropped_attributes })
 }

@@ -44,7 +44,6 @@ use jiff::Timestamp;
 
 pub use export::{ExportCause, ExportError, ExportFormat};
 pub use import::{ImportCause, ImportError, ImportRequest, Imported};
-pub(crate) use import::{add_missing_places, manifest_of};
 pub use incoming::{BeginError, Incoming, PublishError, PublishWarning, Published};
 pub use index::{DamageMark, Hold, ImageInfo, ImageSummary};
 pub use medium::StoreFileError;
@@ -53,6 +52,7 @@ pub use open::{OpenStoreError, StoreWarning};
 pub use remove::{CollectError, Collected, RemoveCause, RemoveError};
 pub use stage::{CheckResult, DecodeStageError, PromoteRefusal, StageRecord, TestOutcome, TestReport};
 pub use usage::VersionUsage;
+pub(crate) use verify::metadata_digest;
 pub use verify::{Damage, VerifyError, VerifyReport};
 
 use crate::manifest::{DecodeManifestError, Manifest};

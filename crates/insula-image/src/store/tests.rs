@@ -16,6 +16,7 @@ use super::{
     TestOutcome, TestReport,
 };
 use crate::archive::Compression;
+use crate::convert::ConvertError;
 use crate::oci::LayerCompression;
 use crate::progress::{Progress, Watch};
 use crate::tree::{InodeKind, Placement};
@@ -196,7 +197,7 @@ fn a_failed_or_cancelled_import_leaves_nothing() {
     rubbish.write_all(&[b'x'; 5000]).unwrap();
     rubbish.rewind().unwrap();
     let error = store.try_import("web@1", rubbish).unwrap_err();
-    assert!(matches!(*error.cause, ImportCause::Archive(_)), "{error:?}");
+    assert!(matches!(*error.cause, ImportCause::Convert(ConvertError::Archive(_))), "{error:?}");
     let cancelled = Watch { progress: &|_| {}, cancelled: &|| true };
     let source = archive(&[("big", &vec![1; 3 << 20])]);
     let error = store.import_with("web@1", ImportRequest::of(source), cancelled).unwrap_err();

@@ -199,7 +199,7 @@ fn compare_file(
 }
 
 /// Digest of the first block and the metadata region; none when the file ends before them.
-fn metadata_digest(file: &File, expected: &crate::manifest::ImageFile) -> io::Result<Option<Sha256Digest>> {
+pub(crate) fn metadata_digest(file: &File, expected: &crate::manifest::ImageFile) -> io::Result<Option<Sha256Digest>> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     for (start, end) in [(0, BLOCK_BYTES), (expected.metadata_offset, expected.bytes)] {

@@ -163,8 +163,13 @@ pub(super) async fn import(
     let subject = image.to_string();
     let operation = context.operations.begin(OperationKind::ImageImport, subject, token, |progress| async move {
         let file = source.get(&progress).await?;
-        as_result(work_context, progress, move |images, progress| images.import(&image, (file, request), progress))
-            .await
+        let ids = work_context.ids.take()?;
+        let converter = work_context.host.converter(ids);
+        let import =
+            move |images: &Images, progress: &Progress| images.import(&image, (file, request), converter, progress);
+        let imported = as_result(work_context.clone(), progress, import).await;
+        work_context.ids.give_back(ids);
+        imported
     })?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
+use insula_image::convert::Convert;
 use insula_image::store::Store as ImageStore;
 use insula_kernel::seccomp::Filter;
 use insula_kernel::signals::send_by_pidfd;
@@ -41,6 +42,7 @@ use rustix::io::Errno;
 use crate::config::data_dirs;
 use crate::container::record::Addresses;
 use crate::host::{ExecOrder, FoundContainer, Host, StartOrder, Started, StartedExec};
+use crate::import_worker::ImportWorker;
 use link::Link;
 use network::{Network, container_network};
 
@@ -265,6 +267,10 @@ impl Host for Handle {
 
     fn log_directory(&self, id: ContainerId) -> PathBuf {
         self.0.log_path(id)
+    }
+
+    fn converter(&self, ids: IdRange) -> Box<dyn Convert> {
+        Box::new(ImportWorker { id: ids.base, state_dir: self.0.state_dir.clone() })
     }
 
     fn findings(&self) -> BoxFuture<'static, Vec<Finding>> {

@@ -1,0 +1,339 @@
+//! Turning foreign bytes into an image file and its manifest: the part of an import that parses.
+//!
+//! It is apart from the store because it needs nothing of it but three open files, so a process without privileges can
+//! do it ([`Convert`]); what such a process hands back is believed only after [`check_converted`].
+//!
+//! ```text
+//!  source ──▶ Convert ──▶ image file (written) + Manifest ──▶ check_converted ──▶ published by the store
+//! ```
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+
+use insula_model::{ImageConfig, ImageId, MountPlan};
+
+use crate::archive::{DecodedStream, KeepAll, ReadArchiveError, TarEntry, TarReader, WalkError, walk_directory};
+use crate::attributes::Attributes;
+use crate::draft::{NewEntry, NewKind, PresentKind, TreeLimits};
+use crate::erofs::{
+    AddEntryError, BLOCK_BYTES, ImageWriter, WriteImageError, WriteMetadataError, WrittenImage, lies_before,
+    write_metadata,
+};
+use crate::manifest::{DecodeManifestError, ImageFile, Manifest, Provenance};
+use crate::mount_target::{MountPlanError, check_mount_plan, self_and_above};
+use crate::oci::{ConvertConfigError, OciImage, OciImportError, OciSource, refuse_nul};
+use crate::path::ImagePath;
+use crate::progress::{Cancelled, Phase, Watch, WatchedReader};
+use crate::store::metadata_digest;
+use crate::tree::InodeKind;
+
+/// What is to be converted, and into what.
+#[derive(Debug)]
+pub struct Conversion {
+    /// Name of the image in the making.
+    pub id: ImageId,
+    /// An open directory, regular file or pipe; see [`crate::store::ImportRequest::source`].
+    pub source: File,
+    /// Empty, open for reading and writing: becomes the image file.
+    pub image: File,
+    /// Empty, open for reading and writing: for what must be decompressed before it can be read.
+    pub spool: File,
+    /// Empty, open for reading and writing: for whoever hands the manifest from process to process.
+    pub hand_over: File,
+    /// What to look for and how much of it.
+    pub order: ConversionOrder,
+}
+
+/// How a source is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversionOrder {
+    /// Bounds on what comes.
+    pub limits: TreeLimits,
+    /// Mount plan instead of what the source says.
+    pub mount_plan: Option<MountPlan>,
+    /// Which image of an OCI layout that holds several, by its reference name.
+    pub reference: Option<String>,
+}
+
+/// An image that was made of a source; its file is written and flushed.
+#[derive(Debug)]
+pub struct Converted {
+    /// What it is.
+    pub manifest: Manifest,
+    /// Extended attributes of name spaces that an image cannot hold: they are not in it.
+    pub dropped_attributes: u64,
+}
+
+/// Who converts: this process, or one without its privileges.
+pub trait Convert: Debug + Send + Sync {
+    /// Converts a source. What was written is no image when it fails.
+    ///
+    /// # Errors
+    ///
+    /// Names what is at fault.
+    fn convert(&self, conversion: Conversion, watch: Watch<'_>) -> Result<Converted, ConvertError>;
+}
+
+/// Converts in the calling process: for trusted sources, and for the process that was made for it.
+#[derive(Debug, Clone, Copy)]
+pub struct InProcess;
+
+/// A source could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The source could not be read.
+    #[error("read the source")]
+    Source(#[source] io::Error),
+    /// The source is neither a directory nor a file nor a pipe.
+    #[error("the source is neither a directory nor a file nor a pipe")]
+    SourceKind,
+    /// The archive is at fault.
+    #[error(transparent)]
+    Archive(#[from] ReadArchiveError),
+    /// The OCI image is at fault.
+    #[error(transparent)]
+    Oci(#[from] OciImportError),
+    /// The directory cannot be an image.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// An entry cannot be part of an image, or the disk is full.
+    #[error(transparent)]
+    Entry(#[from] AddEntryError),
+    /// The whole cannot be an image, or the disk is full.
+    #[error(transparent)]
+    Image(#[from] WriteImageError),
+    /// The mount plan is none.
+    #[error(transparent)]
+    MountPlan(#[from] MountPlanError),
+    /// Another process converted, and says that the source is at fault.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// Another process converted, and something of this machine kept it from doing so.
+    #[error(transparent)]
+    Worker(Box<dyn std::error::Error + Send + Sync>),
+    /// It was asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What another process said about a source: the messages of its error and of each cause below it.
+#[derive(Debug)]
+pub struct Refusal {
+    message: String,
+    cause: Option<Box<Refusal>>,
+}
+
+impl Refusal {
+    /// The error with these messages, the outermost first; none for no messages.
+    #[must_use]
+    pub fn of(messages: Vec<String>) -> Option<Self> {
+        let wrap = |cause: Option<Self>, message| Some(Self { message, cause: cause.map(Box::new) });
+        messages.into_iter().rev().fold(None, wrap)
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as &dyn std::error::Error)
+    }
+}
+
+/// What a source says about its image, beside the entries that went into the writer.
+#[derive(Debug, Default)]
+struct SourceFacts {
+    provenance: Provenance,
+    config: Option<ImageConfig>,
+    mount_plan: Option<MountPlan>,
+    dropped_attributes: u64,
+}
+
+impl Convert for InProcess {
+    fn convert(&self, conversion: Conversion, watch: Watch<'_>) -> Result<Converted, ConvertError> {
+        let Conversion { id, source, image, spool, order, .. } = conversion;
+        let mut writer = ImageWriter::new(image, order.limits.clone())?;
+        let facts = read_source(&source, spool, &order, &mut writer, watch)?;
+        let mount_plan = order.mount_plan.or(facts.mount_plan).unwrap_or_else(MountPlan::default_plan);
+        check_mount_plan(&mount_plan)?;
+        add_missing_places(&mut writer, &mount_plan)?;
+        let image = writer.finish()?;
+        let manifest = manifest_of(id, image, facts.provenance, facts.config.unwrap_or_default(), mount_plan);
+        Ok(Converted { manifest, dropped_attributes: facts.dropped_attributes })
+    }
+}
+
+/// The manifest of a written image.
+pub(crate) fn manifest_of(
+    id: ImageId,
+    image: WrittenImage,
+    provenance: Provenance,
+    config: ImageConfig,
+    mount_plan: MountPlan,
+) -> Manifest {
+    let file = ImageFile {
+        bytes: image.bytes,
+        sha256: image.sha256,
+        metadata_offset: image.metadata_offset,
+        metadata_sha256: image.metadata_sha256,
+    };
+    Manifest { id, file, provenance, config, mount_plan, tree: image.tree }
+}
+
+/// Makes the plan's places that nobody brought: directories of root, `/root` closed to others. What is in the way of
+/// one is left as it is and found by [`mount_target_problems`].
+pub(crate) fn add_missing_places(writer: &mut ImageWriter, plan: &MountPlan) -> Result<(), AddEntryError> {
+    for place in &plan.places {
+        let Ok(path) = ImagePath::parse(&place.path) else { continue };
+        let blocked = |above: &ImagePath| !matches!(writer.kind(above), None | Some(PresentKind::Directory));
+        if writer.kind(&path).is_some() || self_and_above(&path).iter().any(blocked) {
+            continue;
+        }
+        let mode = match place.path.as_str() {
+            "/root" => 0o700,
+            "/tmp" => 0o1777,
+            _ => 0o755,
+        };
+        let entry = NewEntry { kind: NewKind::Directory, attributes: Attributes::of_root(mode) };
+        writer.add(path, entry, &mut io::empty())?;
+    }
+    Ok(())
+}
+
+fn read_source(
+    mut source: &File,
+    spool: File,
+    order: &ConversionOrder,
+    writer: &mut ImageWriter,
+    watch: Watch<'_>,
+) -> Result<SourceFacts, ConvertError> {
+    let stat = source.metadata().map_err(ConvertError::Source)?;
+    let kind = stat.file_type();
+    if kind.is_dir() {
+        return match OciSource::open_directory(source)? {
+            Some(layout) => read_oci(&layout, writer, order, watch),
+            None => {
+                watch.report(Phase::Import, 0, None)?;
+                let report = walk_directory(source.as_fd(), writer, &mut KeepAll)?;
+                Ok(SourceFacts { dropped_attributes: report.dropped_attributes, ..SourceFacts::default() })
+            }
+        };
+    }
+    if kind.is_file() {
+        if let Some(layout) = OciSource::open_archive(source, &order.limits, spool, watch)? {
+            return read_oci(&layout, writer, order, watch);
+        }
+        source.rewind().map_err(ConvertError::Source)?;
+        return read_tar(source, Some(stat.len()), writer, order, watch);
+    }
+    if std::os::unix::fs::FileTypeExt::is_fifo(&kind) || std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+        return read_tar(source, None, writer, order, watch);
+    }
+    Err(ConvertError::SourceKind)
+}
+
+fn read_tar(
+    source: impl Read,
+    total: Option<u64>,
+    writer: &mut ImageWriter,
+    order: &ConversionOrder,
+    watch: Watch<'_>,
+) -> Result<SourceFacts, ConvertError> {
+    let stream = DecodedStream::open(WatchedReader::new(source, watch, Phase::Import, total), &order.limits)?;
+    let totals = stream.totals();
+    let mut tar = TarReader::new(stream);
+    while let Some(TarEntry { path, entry }) = tar.next_entry()? {
+        writer.add(path, entry, &mut tar.content())?;
+    }
+    let provenance = Provenance { archive: Some(totals.sha256()), ..Provenance::default() };
+    Ok(SourceFacts { provenance, dropped_attributes: tar.dropped_attributes(), ..SourceFacts::default() })
+}
+
+fn read_oci(
+    layout: &OciSource,
+    writer: &mut ImageWriter,
+    order: &ConversionOrder,
+    watch: Watch<'_>,
+) -> Result<SourceFacts, ConvertError> {
+    let OciImage { config, mount_plan, manifest_sha256, dropped_attributes } =
+        layout.import(writer, &order.limits, order.reference.as_deref(), watch)?;
+    let provenance = Provenance { archive: manifest_sha256, ..Provenance::default() };
+    Ok(SourceFacts { provenance, config: Some(config), mount_plan, dropped_attributes })
+}
+
+/// What another process handed back is not what it should be: it failed, or was made to.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckConvertedError {
+    /// The manifest is none.
+    #[error(transparent)]
+    Manifest(#[from] DecodeManifestError),
+    /// The configuration is one that no container could have.
+    #[error(transparent)]
+    Config(#[from] ConvertConfigError),
+    /// The mount plan is none.
+    #[error(transparent)]
+    MountPlan(#[from] MountPlanError),
+    /// The metadata cannot be made of the tree.
+    #[error(transparent)]
+    Metadata(#[from] WriteMetadataError),
+    /// Files could not be read.
+    #[error("read it back")]
+    Read(#[source] io::Error),
+    /// The files do not agree with each other or with what was asked for.
+    #[error("{what}")]
+    Differs {
+        /// What does not agree.
+        what: &'static str,
+    },
+}
+
+/// Reads the manifest of `id` that another process made beside `image`, and makes sure that nothing of what it wrote
+/// has to be trusted: the metadata that the kernel will parse is, byte for byte, what this process would write for the
+/// manifest's tree, and contents lie between superblock and metadata. Contents themselves are compared when the image
+/// is published.
+///
+/// # Errors
+///
+/// See the variants of [`CheckConvertedError`].
+pub fn check_converted(
+    id: &ImageId,
+    manifest: &[u8],
+    image: &File,
+    limits: &TreeLimits,
+) -> Result<Manifest, CheckConvertedError> {
+    let differs = |what| Err(CheckConvertedError::Differs { what });
+    let manifest = Manifest::decode(manifest)?;
+    if manifest.id != *id {
+        return differs("it is of another image");
+    }
+    refuse_nul(&manifest.config)?;
+    check_mount_plan(&manifest.mount_plan)?;
+    let ImageFile { bytes, metadata_offset, metadata_sha256, .. } = manifest.file;
+    if manifest.tree.entries().len() > usize::try_from(limits.entries_max).unwrap_or(usize::MAX) {
+        return differs("it has more entries than were allowed");
+    }
+    if manifest.tree.content_bytes() > limits.content_bytes_max {
+        return differs("it has more content than was allowed");
+    }
+    let written = write_metadata(&manifest.tree, metadata_offset, &mut io::sink())?;
+    let blocks = metadata_offset / BLOCK_BYTES;
+    let is_outside = |kind: &InodeKind| matches!(kind, InodeKind::File(content) if !lies_before(content, blocks));
+    if manifest.tree.inodes().iter().any(|inode| is_outside(&inode.kind)) {
+        return differs("a content lies outside the image's contents");
+    }
+    let length = image.metadata().map_err(CheckConvertedError::Read)?.len();
+    if length != bytes || Some(bytes) != metadata_offset.checked_add(written.region_bytes) {
+        return differs("the image file has another size");
+    }
+    let found = metadata_digest(image, &manifest.file).map_err(CheckConvertedError::Read)?;
+    if written.digest != metadata_sha256 || found != Some(metadata_sha256) {
+        return differs("the image's metadata is not that of its tree");
+    }
+    Ok(manifest)
+}
