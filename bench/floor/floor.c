@@ -6,6 +6,8 @@
  *
  *   floor run IMAGE-MOUNT NUMBER COMMAND…    one container; exit status of COMMAND
  *   floor hold IMAGE-MOUNT COUNT COMMAND…    COUNT containers, "ready" on stdout, ended when stdin ends
+ *   floor hold IMAGE-MOUNT COUNT @init PROGRAM CONFIG
+ *                                            the same with Insula's own process 1 and what it is to run
  *   floor exec PID COMMAND…                  joins all namespaces of PID, as nsenter -a does
  *   floor net NUMBER COMMAND…                makes a user and a network namespace with the container's veth pair and runs
  *                                            COMMAND with them as descriptors 100 and 101, for a runtime to join
@@ -32,6 +34,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -400,7 +403,31 @@ static void take(int socket, int *fds, int count) {
     CHECK(recvmsg(socket, &message, MSG_CMSG_CLOEXEC));
     memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int) * count);
 }
-static void inside(int socket, int number, char **command) {
+/* Insula's process 1 and its descriptors, as crates/insula-plan/src/protocol/init.rs numbers them from 3 on; the program
+ * comes last. The other end of the status socket stays open here. */
+enum { CONFIG, STATUS, EXEC, EXIT_FACT, PROGRAM, INIT };
+static int is_init(char **command) { return !strcmp(command[0], "@init"); }
+static void init_prepare(char **command, int *fds) {
+    struct sockaddr name = { .sa_family = AF_UNIX };
+    int pair[2];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+    fds[STATUS] = pair[1];
+    CHECK(fds[EXEC] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    CHECK(bind(fds[EXEC], &name, sizeof name.sa_family));
+    CHECK(listen(fds[EXEC], 16));
+    CHECK(fds[EXIT_FACT] = memfd_create("exit", MFD_CLOEXEC));
+    CHECK(fds[PROGRAM] = open(command[1], O_RDONLY | O_CLOEXEC));
+    CHECK(fds[CONFIG] = open(command[2], O_RDONLY | O_CLOEXEC));
+}
+static void init_exec(int *fds) {
+    static char *name[] = { "insula-init", NULL };
+    for (int i = 0; i < INIT; i++) CHECK(fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 100));
+    for (int i = 0; i < INIT; i++) CHECK(dup2(fds[i], 3 + i));
+    CHECK(syscall(SYS_close_range, 3 + INIT, ~0U, 0));
+    syscall(SYS_execveat, 3 + PROGRAM, "", name, name + 1, AT_EMPTY_PATH);
+    _exit(127);
+}
+static void inside(int socket, int number, char **command, int *init) {
     int mounts[MOUNTS];
     take(socket, mounts, MOUNTS);
     CHECK(setresgid(0, 0, 0)); CHECK(setresuid(0, 0, 0));
@@ -411,16 +438,18 @@ static void inside(int socket, int number, char **command) {
     CHECK(syscall(SYS_close_range, 3, ~0U, 4));
     CHECK(setsid());
     privileges();
+    if (is_init(command)) init_exec(init);
     CHECK(syscall(SYS_close_range, 3, ~0U, 0));
     execv(command[0], command);
     _exit(127);
 }
 static pid_t start(const char *image, int number, char **command) {
-    int base = (1 << 20) + number * IDS, cgroup = cgroups_make(number), pair[2], mounts[MOUNTS];
+    int base = (1 << 20) + number * IDS, cgroup = cgroups_make(number), pair[2], mounts[MOUNTS], init[INIT];
     char path[64], map[64];
     char group[16];
     sprintf(group, "/%d", number);
     cgroups_enter(group);
+    if (is_init(command)) init_prepare(command, init);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
     CHECK(prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0));
     CHECK(setresuid(-1, base, -1));
@@ -428,7 +457,7 @@ static pid_t start(const char *image, int number, char **command) {
         .exit_signal = SIGCHLD, .cgroup = cgroup };
     pid_t pid = syscall(SYS_clone3, &args, sizeof args);
     CHECK(pid);
-    if (pid == 0) { close(pair[0]); inside(pair[1], number, command); }
+    if (pid == 0) { close(pair[0]); inside(pair[1], number, command, init); }
     CHECK(setresuid(-1, 0, -1));
     close(pair[1]); close(cgroup);
     sprintf(map, "0 %d %d", base, IDS);
@@ -442,6 +471,7 @@ static pid_t start(const char *image, int number, char **command) {
     cgroups_enter("");
     pass(pair[0], mounts, MOUNTS);
     for (int i = 0; i < MOUNTS; i++) close(mounts[i]);
+    for (int i = 0; is_init(command) && i < INIT; i++) close(init[i]);
     close(route); close(userns); close(netns); close(pair[0]);
     return pid;
 }

@@ -11,6 +11,7 @@ mod exec;
 mod figure;
 mod import;
 mod memory;
+mod parallel;
 mod peak;
 mod peers;
 mod rounds;
@@ -26,12 +27,13 @@ use stage::Stage;
 /// A benchmark: what it is called, what it measures.
 type Bench = (&'static str, fn(&Stage) -> Result<Vec<figure::Figure>, Box<dyn std::error::Error>>);
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     ("start", start::run),
     ("exec", exec::run),
     ("switch", switch::run),
     ("memory", memory::run),
     ("density", density::run),
+    ("parallel", parallel::run),
     ("import", import::run),
 ];
 

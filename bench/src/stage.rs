@@ -112,6 +112,21 @@ impl Stage {
         &self.programs
     }
 
+    /// How many processes of ours there are: the node's, and process 1 of each of its containers.
+    pub(crate) fn processes(&self) -> usize {
+        let groups = self.groups();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+        let is_ours = |process: &std::fs::DirEntry| {
+            // Processes that end meanwhile, and what is no process, are nobody's.
+            let Ok(exe) = std::fs::read_link(process.path().join("exe")) else { return false };
+            let is_init = exe.to_string_lossy().starts_with("/memfd:insula");
+            let is_inside =
+                || std::fs::read_to_string(process.path().join("cgroup")).is_ok_and(|file| file.contains(&groups));
+            exe.starts_with(&self.programs) || is_init && is_inside()
+        };
+        processes.filter(is_ours).count()
+    }
+
     /// Imports a tar archive.
     pub(crate) fn import(&self, image: &str, tar: &Path) -> Result<(), StageError> {
         run(self.insula().args(["image", "import", image]).arg(tar))
