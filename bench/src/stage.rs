@@ -11,6 +11,9 @@ use tempfile::TempDir;
 /// Names a folder with other programs than those of `make build`.
 const PROGRAMS: &str = "INSULA_PROGRAMS";
 
+/// A program of the image that sleeps for as many seconds as it is told and is linked to the C library.
+pub(crate) const IDLER: &str = "idler";
+
 /// Longest time that the daemon may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -206,7 +209,21 @@ fn cgroup_hierarchies() -> Vec<PathBuf> {
     ["memory", "pids", "cpu", "devices", "unified"].map(|name| root.join(name)).to_vec()
 }
 
-/// A root of one program, busybox, under the names that the benchmarks call.
+/// Copies a program of this machine into `root` as `bin/NAME`, with the libraries that it is linked to.
+fn copy_with_libraries(program: &Path, root: &Path, name: &str) -> Result<(), StageError> {
+    let file = |source| StageError::File { what: "copy a program and its libraries into the image", source };
+    std::fs::copy(program, root.join("bin").join(name)).map_err(file)?;
+    let listed = Command::new("ldd").arg(program).output().map_err(file)?;
+    for library in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter_map(|word| word.strip_prefix('/'))
+    {
+        let at = root.join(library);
+        std::fs::create_dir_all(at.parent().unwrap_or(root)).map_err(file)?;
+        std::fs::copy(Path::new("/").join(library), at).map_err(file)?;
+    }
+    Ok(())
+}
+
+/// A root of busybox, under the names that the benchmarks call, and of [`IDLER`].
 fn make_root(root: &Path) -> Result<(), StageError> {
     let file = |source| StageError::File { what: "make the root of the image", source };
     for folder in ["bin", "etc", "var", "home", "root", "tmp", "run", "data", "sw", "dev", "proc", "sys"] {
@@ -216,6 +233,7 @@ fn make_root(root: &Path) -> Result<(), StageError> {
     for name in ["true", "sh", "sleep", "cat", "id"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).map_err(file)?;
     }
+    copy_with_libraries(Path::new("/bin/sleep"), root, IDLER)?;
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").map_err(file)?;
     std::fs::write(root.join("etc/group"), "root:x:0:\n").map_err(file)
 }
