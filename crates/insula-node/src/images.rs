@@ -133,14 +133,16 @@ impl Images {
     fn import_problem(&self, error: &ImportError) -> Problem {
         let code = import_code(error);
         let problem = Problem::from_chain(code, error);
-        if code != ProblemCode::Admission {
-            return problem;
+        match code {
+            ProblemCode::Admission => problem.with_remedy(format!(
+                "nothing of the image is left; free space on the file system of {}, for instance by `insula image gc`",
+                self.state_dir.join("images").display()
+            )),
+            ProblemCode::Invalid => {
+                problem.with_remedy("nothing of the image is left; mend the source and import it again")
+            }
+            _ => problem,
         }
-        let directory = self.state_dir.join("images");
-        problem.with_remedy(format!(
-            "nothing of the image is left; free space on the file system of {}, for instance by `insula image gc`",
-            directory.display()
-        ))
     }
 
     /// Writes `image` to `target`. Blocks.

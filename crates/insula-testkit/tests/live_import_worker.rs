@@ -69,7 +69,7 @@ fn assert_untouched(node: &Node) {
 }
 
 #[test]
-fn live_foreign_bytes_are_read_by_a_process_that_has_nothing() {
+fn live_t13_foreign_bytes_are_read_by_a_process_that_has_nothing() {
     let node = Node::start();
     let slow = Slow::begin(&node);
     let worker = worker(&node);
@@ -154,7 +154,7 @@ fn write_many(path: &Path, count: u32) {
 }
 
 #[test]
-fn live_sixty_thousand_entries_need_no_more_memory_than_promised() {
+fn live_t13_sixty_thousand_entries_need_no_more_memory_than_promised() {
     const ENTRIES: u32 = 60_000;
     let node = Node::start();
     let path = node.directory().join("many.tar");

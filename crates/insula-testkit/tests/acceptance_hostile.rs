@@ -1,0 +1,254 @@
+//! Foreign bytes, hostile words and full disks, end to end: everything is refused by name, and nothing is left of it.
+#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
+
+mod hostile;
+
+use std::ffi::OsStr;
+
+use hostile::corpus::{Archive, without};
+use hostile::words::{FIELDS, HOSTILE, OPTIONS};
+use hostile::{http, words};
+use insula_testkit::{Leftovers, Node, archive, eventually};
+
+/// What there is of a node but processes that are only just ending.
+fn seen(left: &Leftovers) -> String {
+    let pids: Vec<_> = left.processes.iter().map(|(pid, _)| *pid).collect();
+    format!("{:?} {:?} {:?} {pids:?}", left.cgroups, left.links, left.mounts)
+}
+
+/// Imports `bytes` as `image`.
+fn import(node: &Node, image: &str, bytes: &[u8]) -> insula_testkit::Finished {
+    let path = node.directory().join("foreign.archive");
+    std::fs::write(&path, bytes).unwrap();
+    node.run([OsStr::new("image"), OsStr::new("import"), OsStr::new(image), path.as_os_str()])
+}
+
+/// Names in the store's own directory, work in progress included.
+fn stored(node: &Node) -> Vec<String> {
+    let images = node.state_dir().join("images");
+    let names = |directory| {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().path().display().to_string()).collect::<Vec<_>>()
+    };
+    let mut all = [names(images.clone()), names(images.join(".incoming"))].concat();
+    all.sort();
+    all
+}
+
+#[test]
+fn live_t13_hostile_archives_are_refused_by_name_and_leave_nothing() {
+    let node = Node::start();
+    let before = (stored(&node), seen(&node.on_host()));
+    for (what, bytes, expected) in hostile::corpus::refused() {
+        let said = import(&node, "bad@1", &bytes).with_code(2).stderr;
+        for word in [expected, "bad@1", "nothing of the image is left"] {
+            assert!(said.contains(word), "{what}: `{word}` is not in: {said}");
+        }
+        assert_eq!(stored(&node), before.0, "{what}");
+    }
+    eventually("no process is left", || (seen(&node.on_host()) == before.1).then_some(()));
+    assert_eq!(node.json(["image", "list"]).as_array().unwrap().len(), 0);
+    assert!(import(&node, "good@1", &Archive::new().file("a", b"1").end()).code == 0);
+}
+
+#[test]
+fn live_t13_odd_entries_are_data_and_never_touch_the_host() {
+    let node = Node::start();
+    let marker = node.directory().join("host-marker");
+    let absolute = marker.to_str().unwrap();
+    let odd = Archive::new()
+        .file(absolute, b"stripped")
+        .file("bin/su", b"#!")
+        .mode(0o6755)
+        .device("dev-of-the-image", 8, 0)
+        .file("twice", b"first")
+        .file("twice", b"second")
+        .end();
+    assert_eq!(import(&node, "odd@1", &odd).code, 0);
+    assert!(!marker.exists());
+    let out = node.directory().join("out.tar");
+    node.ok([OsStr::new("image"), OsStr::new("export"), OsStr::new("odd@1"), out.as_os_str()]);
+    let listed = hostile::corpus::list(&out);
+    assert_eq!(listed[absolute.trim_start_matches('/')].content, "stripped");
+    assert_eq!(listed["bin/su"].mode, 0o6755);
+    assert_eq!(listed["dev-of-the-image"].kind, tar::EntryType::Block);
+    assert_eq!(listed["twice"].content, "second");
+}
+
+#[test]
+fn live_t06_links_at_mount_targets_refuse_the_start_and_make_nothing_on_the_host() {
+    let node = Node::start();
+    let trap = node.directory().join("trap");
+    std::fs::create_dir(&trap).unwrap();
+    let targets = ["etc", "var", "tmp", "data", "sw", "run", "proc", "sys", "dev"];
+    for (number, target) in targets.into_iter().enumerate() {
+        let absolute = trap.to_str().unwrap().to_owned();
+        let relative = format!("../../../..{absolute}");
+        let to = [absolute, relative, target.to_owned()][number % 3].clone();
+        let image = format!("linked@{}", number + 1);
+        let bytes = without(archive(), target).link(target, tar::EntryType::Symlink, &to).end();
+        let imported = import(&node, &image, &bytes);
+        assert_eq!(imported.code, 0, "{target}: {}", imported.stderr);
+        let before = seen(&node.on_host());
+        let said = node.run(["run", "--rm", "--strict", &image, "/bin/busybox", "true"]);
+        assert_eq!(said.code, 125, "/{target} -> {to}: {}", said.stderr);
+        let is_named = said.stderr.contains(target) && said.stderr.contains("symbolic link");
+        assert!(is_named, "/{target} -> {to}: {}", said.stderr);
+        eventually("nothing is left of the start", || (seen(&node.on_host()) == before).then_some(()));
+        assert_eq!(std::fs::read_dir(&trap).unwrap().count(), 0, "/{target} -> {to}");
+    }
+    assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
+}
+
+/// Refusals that a client can cause, by the command line's codes.
+const REFUSALS: [i32; 6] = [2, 3, 4, 5, 6, 7];
+
+#[test]
+fn live_t21_hostile_words_on_the_command_line_are_kept_whole_or_refused() {
+    let node = Node::start();
+    node.import_busybox();
+    let words: Vec<&str> = HOSTILE.into_iter().filter(|word| !word.contains('\0')).collect();
+    for (number, option) in OPTIONS.into_iter().enumerate() {
+        // A third of the words for each option; each word meets ten options.
+        for word in words.iter().skip(number % 3).step_by(3) {
+            let name = if option == "--name=" { "" } else { "--name=c" };
+            let given = format!("{option}{word}");
+            let options = ["create", name, &given, "busybox", "true"].into_iter().filter(|word| !word.is_empty());
+            let said = node.run(options);
+            if said.code == 0 {
+                node.ok(["delete", "--force", said.text()]);
+                continue;
+            }
+            assert!(REFUSALS.contains(&said.code), "{given:?}: {} {}", said.code, said.stderr);
+            assert!(said.stderr.trim().len() > 10, "{given:?} is refused without a word: {}", said.stderr);
+            assert!(!said.stderr.contains('\u{1b}'), "{given:?}: {:?}", said.stderr);
+        }
+    }
+    assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
+    assert_eq!(node.ok(["run", "--rm", "busybox", "echo", "alive"]).text(), "alive");
+}
+
+#[test]
+fn live_t21_hostile_words_in_requests_are_kept_whole_or_refused() {
+    let node = Node::start();
+    node.import_busybox();
+    let random = (0..FIELDS.len() as u64 * 3).map(words::random);
+    let words: Vec<String> = HOSTILE.into_iter().map(str::to_owned).chain(random).collect();
+    let mut kept = 0;
+    for (number, field) in FIELDS.into_iter().enumerate() {
+        // All the fixed ones, and three random ones of its own.
+        for word in words[..HOSTILE.len()].iter().chain(&words[HOSTILE.len() + 3 * number..][..3]) {
+            let quoted = serde_json::to_string(word).unwrap();
+            let filled = field.replace('@', &quoted[1..quoted.len() - 1]);
+            let rest = if field.contains("command\":[\"true") { "" } else { ",\"command\":[\"true\"]" };
+            let body = format!(r#"{{"spec":{{"image":"busybox@1",{filled}{rest}}}}}"#);
+            let (status, answer) = http::ask(&node, "POST", "/v1/containers", &body);
+            match status {
+                200..=299 => {
+                    let path = format!("/v1/containers/{}", answer["name"].as_str().unwrap());
+                    let (_, shown) = http::ask(&node, "GET", &path, "");
+                    let written = shown["spec"].to_string();
+                    let is_free = ["env", "labels", "command\":[\"true"].iter().any(|free| field.contains(free));
+                    assert!(!is_free || written.contains(&quoted), "{filled}: {written}");
+                    kept += 1;
+                    assert!(http::ask(&node, "DELETE", &path, "").0 < 300, "{filled}");
+                }
+                400..=499 | 501 | 507 => {
+                    let detail = answer["detail"].as_str().unwrap_or_else(|| panic!("{filled}: {answer}"));
+                    assert!(detail.len() > 10, "{filled}: {answer}");
+                }
+                _ => panic!("{filled}: {status} {answer}"),
+            }
+        }
+    }
+    assert!(kept > 100, "only {kept} of the words were kept: is the request itself refused?");
+    assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
+    assert_eq!(node.ok(["run", "--rm", "busybox", "echo", "alive"]).text(), "alive");
+}
+
+#[test]
+fn live_t14_names_outside_the_alphabet_are_refused_everywhere() {
+    let node = Node::start();
+    node.import_busybox();
+    let long = "x".repeat(64);
+    let outside = ["UPPER", ".hidden", "-x", "_x", "a/b", "../a", "a b", "a\nb", "\u{430}dmin", "a*", &long, ""];
+    for name in outside {
+        for words in [
+            vec!["create", "--name", name, "busybox"],
+            vec!["show", name],
+            vec!["delete", name],
+            vec!["rename", "busybox", name],
+            vec!["image", "show", name],
+            vec!["image", "default", name],
+            vec!["image", "remove", name],
+        ] {
+            let line = format!("{words:?}");
+            let words: Vec<&str> = words.into_iter().map(|word| if word.is_empty() { "@" } else { word }).collect();
+            let said = node.run(words);
+            assert!([2, 3].contains(&said.code), "{line}: {} {}", said.code, said.stderr);
+            assert!(said.stderr.trim().len() > 10, "{line}: {}", said.stderr);
+        }
+    }
+    for path in
+        ["/v1/containers/..%2f..%2fetc", "/v1/images/..%2f..%2fetc/1", "/v1/images/busybox/..%2f1", "/v1/images/%00/1"]
+    {
+        for method in ["GET", "DELETE"] {
+            let (status, answer) = http::ask(&node, method, path, "");
+            assert!([400, 404, 405].contains(&status), "{method} {path}: {status} {answer}");
+        }
+    }
+    assert_eq!(node.json(["image", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn live_operations_on_one_container_at_once_leave_one_state() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "600"]);
+    for round in 0..4 {
+        let verbs = [["stop", "c"], ["start", "c"], ["restart", "c"], ["kill", "c"], ["pause", "c"], ["resume", "c"]];
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let node = &node;
+            let running: Vec<_> = verbs.iter().map(|words| scope.spawn(move || node.run(words))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for result in results {
+            assert!([0, 4].contains(&result.code), "{}: {} {}", result.line, result.code, result.stderr);
+        }
+        // Whatever won, the container is in one state, and works on from there.
+        if node.show("c")["state"] == "paused" {
+            node.ok(["resume", "c"]);
+        }
+        let started = node.run(["start", "c"]);
+        assert!([0, 4].contains(&started.code), "round {round}: {}", started.stderr);
+        node.wait_for_state("c", "running");
+        assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
+    }
+    let deleted: Vec<i32> = std::thread::scope(|scope| {
+        let node = &node;
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(move || node.run(["delete", "--force", "c"]).code)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    // Those who asked while it was being deleted hear that it is gone, like the first.
+    assert!(deleted.contains(&0), "{deleted:?}");
+    assert!(node.json(["list"]).as_array().unwrap().is_empty());
+    assert!(deleted.iter().all(|code| [0, 3, 4].contains(code)), "{deleted:?}");
+}
+
+#[test]
+fn live_a_second_daemon_is_refused_by_name_and_harms_nothing() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "600"]);
+    let (state, run) = (node.state_dir(), node.run_dir());
+    let other = node.directory().join("other");
+    for (state_dir, run_dir) in [(&state, &run), (&state, &other), (&other, &run)] {
+        let mut second = node.insula(["node", "run", "--name", node.name()]);
+        second.arg("--state-dir").arg(state_dir).arg("--run-dir").arg(run_dir);
+        let said = insula_testkit::run_bounded(second, b"", insula_testkit::PATIENCE);
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        let pid = node.daemon_pid().as_raw_nonzero().to_string();
+        assert!(said.stderr.contains(node.name()) && said.stderr.contains(&pid), "{}", said.stderr);
+    }
+    assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
+}

@@ -1,0 +1,5 @@
+//! What attackers bring.
+
+pub(crate) mod corpus;
+pub(crate) mod http;
+pub(crate) mod words;
