@@ -5,7 +5,7 @@ use crate::rounds::{self, Contender};
 use crate::stage::Stage;
 
 /// Rounds that count.
-const ROUNDS: u32 = 60;
+const ROUNDS: u32 = 150;
 
 pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
     stage.insula_output(&["run", "-d", "--name", "exec-bench", "bench@1", "sleep", "3600"])?;

@@ -24,8 +24,11 @@ use std::process::ExitCode;
 
 use stage::Stage;
 
+/// What a benchmark does with its stage.
+type Measure = fn(&Stage) -> Result<Vec<figure::Figure>, Box<dyn std::error::Error>>;
+
 /// A benchmark: what it is called, what it measures.
-type Bench = (&'static str, fn(&Stage) -> Result<Vec<figure::Figure>, Box<dyn std::error::Error>>);
+type Bench = (&'static str, Measure);
 
 const BENCHES: [Bench; 7] = [
     ("start", start::run),
@@ -44,25 +47,32 @@ fn main() -> ExitCode {
         eprintln!("bench: `{unknown}` is unknown; there are {}", known.join(", "));
         return ExitCode::from(2);
     }
-    match run(&wanted) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
+    let chosen = BENCHES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name));
+    let mut outcome = ExitCode::SUCCESS;
+    for (name, bench) in chosen {
+        println!("── {name}");
+        // One that fails does not keep the others from being measured.
+        if let Err(error) = run(*bench) {
+            eprintln!("bench: {name}: {}", chain(&*error));
+            outcome = ExitCode::FAILURE;
         }
     }
+    outcome
 }
 
-fn run(wanted: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+/// Runs one on a stage of its own.
+fn run(bench: Measure) -> Result<(), Box<dyn std::error::Error>> {
     let stage = Stage::set()?;
-    for (name, bench) in BENCHES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| word == name))
-    {
-        println!("── {name}");
-        let figures = bench(&stage)?;
-        print!("{}", figure::table(&figures));
-        for figure in &figures {
-            println!("{}", figure.json());
-        }
+    let figures = bench(&stage)?;
+    print!("{}", figure::table(&figures));
+    for figure in &figures {
+        println!("{}", figure.json());
     }
     Ok(())
+}
+
+/// An error with all its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -36,7 +36,7 @@ pub(crate) fn at_most(rounds: u32) -> u32 {
     wanted.unwrap_or(rounds).clamp(1, rounds)
 }
 
-/// Median milliseconds of each contender over `rounds` rounds.
+/// Median milliseconds of each contender, printed with their spread, over `rounds` rounds.
 pub(crate) fn medians(contenders: &mut [Contender<'_>], rounds: u32) -> Result<Vec<f64>, ContenderError> {
     let rounds = at_most(rounds);
     let mut times: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
@@ -49,6 +49,13 @@ pub(crate) fn medians(contenders: &mut [Contender<'_>], rounds: u32) -> Result<V
             }
         }
     }
+    println!("{rounds} rounds, ms: least / median / greatest");
+    for (contender, times) in contenders.iter().zip(&times) {
+        let (least, greatest) =
+            (times.iter().copied().fold(f64::INFINITY, f64::min), times.iter().copied().fold(0.0, f64::max));
+        println!("  {:<22} {least:>8.2} / {:>8.2} / {greatest:>8.2}", contender.name, median(times.clone()));
+    }
+    println!();
     Ok(times.into_iter().map(median).collect())
 }
 

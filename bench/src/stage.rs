@@ -78,6 +78,7 @@ impl Stage {
             .arg(state.path())
             .arg("--run-dir")
             .arg(at("run"))
+            .env("INSULA_SOCKET", at("run/insula.sock"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -167,14 +168,39 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Ends the launcher and the keeper of a daemon that did not end by itself: they outlive it on purpose.
+    fn end_helpers(&self) {
+        let run = self.path("run");
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok) {
+            let (pid, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            let arguments = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            let is_launcher = arguments.split(|byte| *byte == 0).nth(1) == Some(run.as_os_str().as_encoded_bytes());
+            if is_launcher {
+                let children = std::fs::read_to_string(path.join(format!("task/{pid}/children"))).unwrap_or_default();
+                let all = children.split_whitespace().chain([pid.as_str()]);
+                Command::new("kill").arg("-KILL").args(all).status().map(drop).unwrap_or_default();
+            }
+        }
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
+        // A benchmark that failed may have left containers; without them the node's helpers end too.
+        let left = self.insula_output(&["list", "--quiet"]).unwrap_or_default();
+        for name in left.lines() {
+            self.insula_output(&["delete", "--force", name]).map(drop).unwrap_or_default();
+        }
         let end = Command::new("kill").args(["-TERM", &self.daemon.id().to_string()]).status();
         let waited = self.daemon.wait();
+        if !waited.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            self.end_helpers();
+        }
         let unmounted = Command::new("umount").arg(self.path("image")).status();
         for hierarchy in cgroup_hierarchies() {
             for cgroup in ["insula.slice/floor", "insula.slice"] {
-                // Another node may still have its own below.
+                // Other benchmarks and other nodes may still have their own below.
                 std::fs::remove_dir(hierarchy.join(cgroup)).unwrap_or_default();
             }
         }
