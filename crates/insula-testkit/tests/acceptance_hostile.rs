@@ -6,6 +6,7 @@ mod hostile;
 use std::ffi::OsStr;
 
 use hostile::corpus::{Archive, without};
+use hostile::disk::SmallDisk;
 use hostile::words::{FIELDS, HOSTILE, OPTIONS};
 use hostile::{http, words};
 use insula_testkit::{Leftovers, Node, archive, eventually};
@@ -251,4 +252,77 @@ fn live_a_second_daemon_is_refused_by_name_and_harms_nothing() {
         assert!(said.stderr.contains(node.name()) && said.stderr.contains(&pid), "{}", said.stderr);
     }
     assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
+}
+
+/// Bytes that no file system can store in less.
+fn noise(length: u32) -> Vec<u8> {
+    (0..length).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+#[test]
+fn live_an_import_onto_a_full_disk_is_refused_by_name_wherever_it_runs_out() {
+    let mut node = Node::start();
+    let disk = SmallDisk::under(&mut node, 24);
+    let small = Archive::new().file("usr/share/data", &noise(300_000)).end();
+    let kept = import(&node, "kept@1", &small);
+    assert_eq!(kept.code, 0, "{}", kept.stderr);
+    let large = Archive::new().file("usr/share/data", &noise(40_000_000)).end();
+    let before = stored(&node);
+    let mut refused = 0;
+    let images = std::iter::once((&large, u64::MAX))
+        .chain([0, 8, 100, 300, 316, 328, 340, 4_000].map(|kib| (&small, kib << 10)));
+    for (number, (bytes, keep)) in images.enumerate() {
+        let filler = disk.fill(keep);
+        let image = format!("full@{number}");
+        let said = import(&node, &image, bytes);
+        if said.code == 0 {
+            node.ok(["image", "verify", &image]);
+            node.ok(["image", "remove", &image]);
+        } else {
+            refused += 1;
+            assert_eq!(said.code, 6, "{keep} bytes free: {}", said.stderr);
+            for word in [image.as_str(), "No space left on device", "free space on the file system of"] {
+                assert!(said.stderr.contains(word), "{keep} bytes free: `{word}` is not in: {}", said.stderr);
+            }
+        }
+        assert!(!stored(&node).iter().any(|path| path.contains(".incoming/")), "{keep} bytes free");
+        drop(filler);
+    }
+    assert!(refused >= 3, "only {refused} imports met a full disk");
+    assert!(stored(&node).len() <= before.len() + 1, "{:?}", stored(&node));
+    node.ok(["image", "verify", "kept@1"]);
+    assert_eq!(import(&node, "again@1", &small).code, 0);
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
+}
+
+#[test]
+fn live_a_full_disk_costs_log_lines_and_no_container() {
+    let mut node = Node::start();
+    let disk = SmallDisk::under(&mut node, 64);
+    node.import_busybox();
+    let script = "i=0; while [ ! -e /tmp/end ]; do echo line $i; i=$((i+1)); echo $i >/tmp/count; done; sleep 600";
+    node.ok(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]);
+    eventually("the log has begun", || (!node.ok(["logs", "c"]).stdout.is_empty()).then_some(()));
+    let filler = disk.fill(0);
+    let count = || node.ok(["exec", "c", "cat", "/tmp/count"]).text().parse::<u64>().unwrap_or(0);
+    let full = count();
+    eventually("the container writes on", || (count() > full + 20_000).then_some(()));
+    // What needs the disk is refused by name, what does not goes on.
+    let said = node.run(["create", "--name", "d", "busybox", "true"]);
+    assert!(said.code == 0 || said.stderr.contains("space"), "{}: {}", said.code, said.stderr);
+    assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
+    drop(filler);
+    node.ok(["exec", "c", "touch", "/tmp/end"]);
+    node.ok(["exec", "c", "sh", "-c", "echo last words >/proc/1/fd/1 || true"]);
+    assert!(node.ok(["logs", "c"]).stdout.starts_with("line 0\n"));
+    assert_eq!(node.show("c")["state"], "running");
+    node.ok(["delete", "--force", "c"]);
+    if said.code == 0 {
+        node.ok(["delete", "d"]);
+    }
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
 }

@@ -1,5 +1,6 @@
 //! What attackers bring.
 
 pub(crate) mod corpus;
+pub(crate) mod disk;
 pub(crate) mod http;
 pub(crate) mod words;
