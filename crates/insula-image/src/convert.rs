@@ -337,3 +337,109 @@ pub fn check_converted(
     }
     Ok(manifest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Placement;
+    use std::os::unix::fs::FileExt;
+
+    /// An image of two files, converted in this process.
+    fn converted() -> (Manifest, File) {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, content) in [("a", [1; 5000]), ("b", [2; 5000])] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(5000);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, content.as_slice()).unwrap();
+        }
+        let mut source = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut source, &tar.into_inner().unwrap()).unwrap();
+        source.rewind().unwrap();
+        let empty = || tempfile::tempfile().unwrap();
+        let image = empty();
+        let order = ConversionOrder { limits: TreeLimits::standard(), mount_plan: None, reference: None };
+        let (kept, id) = (image.try_clone().unwrap(), "web@1".parse().unwrap());
+        let conversion = Conversion { id, source, image, spool: empty(), hand_over: empty(), order };
+        (InProcess.convert(conversion, Watch::nobody()).unwrap().manifest, kept)
+    }
+
+    fn check(manifest: &Manifest, image: &File) -> Result<Manifest, CheckConvertedError> {
+        check_converted(&"web@1".parse().unwrap(), &manifest.encode(), image, &TreeLimits::standard())
+    }
+
+    fn refused(manifest: &Manifest, image: &File, expected: &str) {
+        let text = check(manifest, image).unwrap_err().to_string();
+        assert!(text.contains(expected), "`{text}` does not say `{expected}`");
+    }
+
+    /// The tree with every file's content placed by `place`.
+    fn replaced(tree: &crate::tree::ImageTree, place: impl Fn(u32) -> u32) -> crate::tree::ImageTree {
+        let mut inodes = tree.inodes().to_vec();
+        for inode in &mut inodes {
+            if let InodeKind::File(content) = &mut inode.kind
+                && let Placement::Blocks { first } = &mut content.placement
+            {
+                *first = place(*first);
+            }
+        }
+        crate::tree::ImageTree::from_parts(tree.entries().to_vec(), inodes).unwrap()
+    }
+
+    #[test]
+    fn an_honest_result_is_taken_as_it_is() {
+        let (manifest, image) = converted();
+        assert_eq!(check(&manifest, &image).unwrap(), manifest);
+        let mut written = Vec::new();
+        manifest.write_to(&mut written).unwrap();
+        assert_eq!(written, manifest.encode());
+    }
+
+    #[test]
+    fn a_result_that_was_tampered_with_is_refused() {
+        let (manifest, image) = converted();
+        let other = Manifest { id: "web@2".parse().unwrap(), ..manifest.clone() };
+        refused(&other, &image, "of another image");
+        let mut nul = manifest.clone();
+        nul.config.cmd = vec!["a\0b".to_owned()];
+        refused(&nul, &image, "NUL");
+        let mut nested = manifest.clone();
+        nested.mount_plan.places[0].path = "/proc/x".to_owned();
+        assert!(check(&nested, &image).is_err());
+        for (what, place) in
+            [("superblock", 0), ("metadata", u32::try_from(manifest.file.metadata_offset / 4096).unwrap())]
+        {
+            let moved = Manifest { tree: replaced(&manifest.tree, |_| place), ..manifest.clone() };
+            assert!(check(&moved, &image).unwrap_err().to_string().contains("outside"), "{what}");
+        }
+        let swapped =
+            Manifest { tree: replaced(&manifest.tree, |first| if first == 1 { 3 } else { 1 }), ..manifest.clone() };
+        refused(&swapped, &image, "not that of its tree");
+        let mut longer = manifest.clone();
+        longer.file.bytes += 4096;
+        refused(&longer, &image, "another size");
+        let few = TreeLimits { entries_max: 3, ..TreeLimits::standard() };
+        let little = TreeLimits { content_bytes_max: 9_000, ..TreeLimits::standard() };
+        for limits in [few, little] {
+            let checked = check_converted(&manifest.id, &manifest.encode(), &image, &limits);
+            assert!(checked.unwrap_err().to_string().contains("more"));
+        }
+        // What the kernel would parse, changed on the disk: one bit of an inode, one of the superblock.
+        for offset in [manifest.file.metadata_offset + 70, 1024 + 16] {
+            let mut byte = [0];
+            image.read_exact_at(&mut byte, offset).unwrap();
+            image.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+            refused(&manifest, &image, "not that of its tree");
+            image.write_all_at(&byte, offset).unwrap();
+        }
+        check(&manifest, &image).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_causes() {
+        let refusal = Refusal::of(vec!["outer".to_owned(), "inner".to_owned()]).unwrap();
+        assert_eq!(refusal.to_string(), "outer");
+        assert_eq!(std::error::Error::source(&refusal).unwrap().to_string(), "inner");
+        assert!(Refusal::of(Vec::new()).is_none());
+    }
+}
