@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod clone;
 pub mod device_filter;
 pub mod execute;
+pub mod ext4;
 pub mod fd_table;
 pub mod features;
 pub mod file_ids;

@@ -49,6 +49,15 @@ struct LoopConfig {
 }
 const _: () = assert!(size_of::<LoopConfig>() == 304, "struct loop_config");
 
+/// Whether a device can be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceAccess {
+    /// It is only read.
+    ReadOnly,
+    /// It is written, too.
+    ReadWrite,
+}
+
 /// A loop device that goes away with its last user: this handle, or what is mounted from it.
 #[derive(Debug)]
 pub struct LoopDevice {
@@ -58,9 +67,9 @@ pub struct LoopDevice {
 
 impl LoopDevice {
     /// `ioctl(/dev/loop-control, LOOP_CTL_GET_FREE)`, then
-    /// `ioctl(/dev/loopN, LOOP_CONFIGURE, {fd, LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO})`
+    /// `ioctl(/dev/loopN, LOOP_CONFIGURE, {fd, [LO_FLAGS_READ_ONLY |] LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO})`
     ///
-    /// Direct I/O where the file's file system can, so that its pages are not cached twice.
+    /// The device holds the file's open description, with its locks, as long as it is there. Direct I/O where the file's file system can, so that its pages are not cached twice.
     ///
     /// # Errors
     ///
@@ -69,7 +78,11 @@ impl LoopDevice {
     /// - `EINVAL`: the file is no regular file or block device.
     ///
     /// Source: loop(4); `LOOP_CONFIGURE` since Linux 5.8.
-    pub fn read_only(file: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub fn attach(file: BorrowedFd<'_>, access: DeviceAccess) -> Result<Self, Errno> {
+        let (mode, read_only) = match access {
+            DeviceAccess::ReadOnly => (OFlags::RDONLY, LO_FLAGS_READ_ONLY),
+            DeviceAccess::ReadWrite => (OFlags::RDWR, 0),
+        };
         let open = |path: &Path, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty());
         let control = open(Path::new("/dev/loop-control"), OFlags::RDWR)?;
         let mut last = Errno::BUSY;
@@ -80,8 +93,8 @@ impl LoopDevice {
                 return Err(last_errno());
             }
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = open(&path, OFlags::RDONLY)?;
-            let flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+            let device = open(&path, mode)?;
+            let flags = read_only | LO_FLAGS_AUTOCLEAR;
             let configured = match configure(device.as_fd(), file, flags | LO_FLAGS_DIRECT_IO) {
                 Err(Errno::INVAL) => configure(device.as_fd(), file, flags),
                 configured => configured,
@@ -142,7 +155,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 8192]).unwrap();
         file.sync_all().unwrap();
-        let device = LoopDevice::read_only(file.as_fd()).unwrap();
+        let device = LoopDevice::attach(file.as_fd(), DeviceAccess::ReadOnly).unwrap();
         let mut bytes = Vec::new();
         std::fs::File::open(device.path()).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, [7; 8192]);

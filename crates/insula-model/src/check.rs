@@ -22,8 +22,8 @@ const LABEL_KEY_BYTES_MAX: usize = 128;
 const TEXT_BYTES_MAX: usize = 4_096;
 /// Least memory in which a container can start.
 const MEMORY_MIN: Bytes = Bytes::mib(4);
-/// Least size of a file system for a container's data.
-const DATA_MIN: Bytes = Bytes::mib(1);
+/// Least size of a file system for a container's data: smaller ones have no room for a journal.
+const DATA_MIN: Bytes = Bytes::mib(8);
 /// A day in milliseconds, the longest time-out.
 const DAY_MS: u64 = 86_400_000;
 

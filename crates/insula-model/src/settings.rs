@@ -45,7 +45,7 @@ settings! {
     NextStart "cap.drop" "capabilities taken away, separated by commas; ALL is every one";
     Live "cpu.limit" "most processor time in processors, 0.01 to 4096: 1.5";
     Live "cpu.weight" "share of contended processors, 1 to 10000; 100 is everybody's";
-    NextStart "data.size" "most bytes in /data: 10GiB";
+    NextStart "data.size" "most bytes in /data, and in a writable root: 10GiB; it only grows";
     NextStart "dns" "name servers by address, at most 3, separated by commas";
     NextStart "env.NAME" "environment variable NAME";
     NextStart "files.limit" "most open files of one process, 16 or more";

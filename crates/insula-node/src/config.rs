@@ -65,6 +65,11 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
         "Open files that a process may have at first in a container that does not say; up to the host's hard limit if it asks.",
     ),
     (
+        "defaults.data_size",
+        "\"\"",
+        "Most bytes in /data of a container that does not say; the node's file system bounds it when empty.",
+    ),
+    (
         "defaults.stop_timeout_ms",
         "10000",
         "Milliseconds from the stop signal to the kill for a container that does not say.",
@@ -167,6 +172,9 @@ pub struct DefaultsConfig {
     pub pids_limit: u32,
     /// Soft limit of open files of a process.
     pub files_limit: u64,
+    /// Most bytes in `/data`.
+    #[serde(deserialize_with = "empty_is_none")]
+    pub data_size: Option<Bytes>,
     /// Milliseconds from the stop signal to the kill.
     pub stop_timeout_ms: u64,
     /// Milliseconds that a new version without health check must run.
@@ -320,6 +328,7 @@ impl Default for DefaultsConfig {
             memory_guarantee: Bytes::mib(2),
             pids_limit: 512,
             files_limit: 1_024,
+            data_size: None,
             stop_timeout_ms: 10_000,
             trial_ms: 1_000,
         }
@@ -448,7 +457,7 @@ impl Config {
         if self.default_resources().check().is_err() {
             return wrong(
                 "defaults",
-                "memory_limit is 4MiB or more and not below memory_guarantee, pids_limit 2 or more",
+                "memory_limit is 4MiB or more and not below memory_guarantee, pids_limit 2 or more, data_size 8MiB or more",
             );
         }
         if self.defaults.files_limit < 16 {
@@ -461,6 +470,12 @@ impl Config {
     #[must_use]
     pub(crate) fn data_path(&self, id: insula_model::ContainerId) -> PathBuf {
         data_dirs(&self.state_dir).join(id.to_string())
+    }
+
+    /// File with the file system of a container's data, when it has one.
+    #[must_use]
+    pub(crate) fn disk_path(&self, id: insula_model::ContainerId) -> PathBuf {
+        self.state_dir.join("containers").join(id.to_string()).join("disk")
     }
 
     /// Path of the socket that takes clients' file descriptors.

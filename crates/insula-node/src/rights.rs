@@ -94,6 +94,7 @@ impl Config {
             memory_limit: Some(self.defaults.memory_limit),
             memory_guarantee: Some(self.defaults.memory_guarantee),
             pids_limit: Some(self.defaults.pids_limit),
+            data_size: self.defaults.data_size,
             ..ResourceSpec::default()
         }
     }

@@ -27,7 +27,6 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid};
 
 use crate::failure::{Phase, StepError, StepFailure};
-use crate::files;
 use crate::host_step::{HostStep, IdExtent, Owner};
 use crate::inside::Inside;
 use crate::inside_step::InsideStep;
@@ -38,6 +37,7 @@ use crate::protocol::channel::{Channel, MESSAGE_FDS_MAX, ReceiveError, Received,
 use crate::protocol::facts::ProcessIdentity;
 use crate::slot::{FdSlot, Slots};
 use crate::workshop::Workshop;
+use crate::{disk, files};
 
 /// Soft limit of open files that the first process begins with; its program may raise it.
 const PROGRAM_FILES: u64 = 1024;
@@ -160,6 +160,7 @@ fn host_step(
             step.perform(born.and_then(|(.., netns)| netns)).map_err(|error| StepFailure::from_error(&error))
         }
         HostStep::File(step) => files::perform(step, slots),
+        HostStep::Disk(step) => disk::perform(*step, slots),
         HostStep::Mount(step) => {
             let reason = || StepFailure::BadPlan { reason: "a mount step stands before the process".to_owned() };
             let (_, container, _) = born.ok_or_else(reason)?;

@@ -24,6 +24,20 @@ pub enum HostStep {
     /// Makes a file below a slot.
     #[n(3)]
     File(#[n(0)] FileStep),
+    /// Mounts a file system that is in a file. It comes before the container's device rules, which forbid it.
+    #[n(4)]
+    Disk(#[n(0)] DiskStep),
+}
+
+/// Mounts the ext4 in a file, over a loop device that goes away with the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct DiskStep {
+    /// The file, open for reading and writing.
+    #[n(0)]
+    pub file: FdSlot,
+    /// Where the mount is put.
+    #[n(1)]
+    pub into: FdSlot,
 }
 
 /// Makes or changes a mount that is attached nowhere yet.
@@ -363,6 +377,7 @@ impl HostStep {
             Self::Mount(MountStep::Overlay { .. }) => "overlay-mount",
             Self::Mount(MountStep::IdMap { .. }) => "id-map",
             Self::File(_) => "file",
+            Self::Disk(_) => "disk",
         }
     }
 }

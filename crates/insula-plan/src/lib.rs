@@ -2,6 +2,7 @@
 
 mod beneath;
 pub mod cgroup;
+pub mod disk;
 pub mod execute;
 pub mod failure;
 mod files;

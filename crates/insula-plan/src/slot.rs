@@ -43,6 +43,12 @@ impl At {
     pub fn new(base: FdSlot, path: impl Into<PathBuf>) -> Self {
         Self { base, path: path.into() }
     }
+
+    /// `path` below this place.
+    #[must_use]
+    pub fn below(&self, path: &str) -> Self {
+        Self { base: self.base, path: self.path.join(path) }
+    }
 }
 
 /// What one of a plan's first slots holds, and who fills it.

@@ -2,7 +2,7 @@
 
 use insula_plan::host_step::{Depth, FileStep, HostStep, IdShift, MountAttributes, MountStep, Owner, Tmpfs};
 use insula_plan::inside_step::Missing;
-use insula_plan::slot::{At, FdSlot};
+use insula_plan::slot::At;
 
 use crate::process::host_name;
 use crate::request::{PlanStartError, StartRequest};
@@ -90,9 +90,9 @@ fn mount_over(request: &StartRequest<'_>, slots: &mut SlotAllocator, steps: &mut
 }
 
 /// Where files for `/etc` go when the whole root is writable: into the persistent layer, whose ids are unshifted.
-pub(crate) fn layer_place(layer: FdSlot, root: RootSlots, steps: &mut Steps) -> EtcPlace {
+pub(crate) fn layer_place(layer: &At, root: RootSlots, steps: &mut Steps) -> EtcPlace {
     let owner = Owner { uid: 0, gid: 0 };
-    let at = At::new(layer, "u/etc");
+    let at = layer.below("u/etc");
     steps.file(FileStep::Dir { at: at.clone(), mode: 0o755, owner });
     steps.file(FileStep::Like { model: At::new(root.image, "etc"), at: at.clone() });
     EtcPlace { at, owner }

@@ -24,7 +24,7 @@ mod views;
 pub use process::{ExecRequest, exec_process, main_process};
 pub use request::{
     DeviceNode, EtcFiles, GivenFd, HostFacts, MainStreams, Network, Owner, PlanStartError, StartPlan, StartRequest,
-    VolumeKind, VolumeSource,
+    Storage, VolumeKind, VolumeSource,
 };
 pub use rights::{ParseRightsError, Rights};
 pub use start::plan_start;

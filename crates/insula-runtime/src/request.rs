@@ -37,6 +37,8 @@ pub struct StartRequest<'a> {
     pub filter: Option<&'a Filter>,
     /// Its network.
     pub network: Network<'a>,
+    /// Where its persistent files are.
+    pub storage: Storage,
     /// Files that are written for it.
     pub etc: EtcFiles<'a>,
     /// Sources of [`ContainerSpec::volumes`], in the same order.
@@ -60,6 +62,15 @@ pub struct HostFacts<'a> {
     pub files_soft: u64,
     /// Hard limit of open files of the node's own processes.
     pub files_hard: u64,
+}
+
+/// Where a container's persistent files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// In directories of the node's file system, as large as that is.
+    Directories,
+    /// In a file system of the container's own, directories `data` and `layer` of it.
+    Disk,
 }
 
 /// A container's network.
@@ -140,6 +151,8 @@ pub enum GivenFd {
     Software,
     /// Directory of the container's persistent layer over its image.
     Layer,
+    /// File with the file system that has the container's data and layer, in the place of both directories.
+    Disk,
     /// Source of the volume with this index.
     Volume(usize),
     /// The host's `/sys`, for a container in the host's network.

@@ -81,11 +81,11 @@ fn shifted(from: At, attributes: MountAttributes, into: FdSlot) -> MountStep {
 
 /// The root: a shifted clone of the image's one mount, or an overlay over that.
 ///
-/// `layer` is the container's persistent directory for a writable root.
+/// `layer` is the container's persistent place for a writable root.
 pub(crate) fn root_steps(
     request: &StartRequest<'_>,
     slots: &mut SlotAllocator,
-    (image, layer): (FdSlot, Option<FdSlot>),
+    (image, layer): (FdSlot, Option<&At>),
     steps: &mut Steps,
 ) -> RootSlots {
     let clone = slots.make();
@@ -95,10 +95,10 @@ pub(crate) fn root_steps(
     // On disk ids stay unshifted, so directories are made before the layer is shifted: nobody is root after that.
     let root = Owner { uid: 0, gid: 0 };
     for name in ["u", "w"] {
-        steps.file(FileStep::Dir { at: At::new(layer, name), mode: 0o755, owner: root });
+        steps.file(FileStep::Dir { at: layer.below(name), mode: 0o755, owner: root });
     }
     let (moved, merged) = (slots.make(), slots.make());
-    steps.mount(shifted(At::root(layer), PLACE, moved));
+    steps.mount(shifted(layer.clone(), PLACE, moved));
     steps.mount(MountStep::Overlay {
         overlay: Overlay {
             lower: At::root(clone),
@@ -189,11 +189,11 @@ fn overlay_place(
 }
 
 /// `/data` and `/sw`.
-pub(crate) fn store_steps(slots: &mut SlotAllocator, (data, software): (FdSlot, FdSlot), steps: &mut Steps) {
+pub(crate) fn store_steps(slots: &mut SlotAllocator, (data, software): (&At, FdSlot), steps: &mut Steps) {
     let root = Owner { uid: 0, gid: 0 };
-    steps.file(FileStep::Dir { at: At::new(data, "service"), mode: 0o755, owner: root });
+    steps.file(FileStep::Dir { at: data.below("service"), mode: 0o755, owner: root });
     let (data_mount, software_mount) = (slots.make(), slots.make());
-    steps.mount(shifted(At::root(data), SHARED, data_mount));
+    steps.mount(shifted(data.clone(), SHARED, data_mount));
     steps.mount(shifted(At::root(software), SHARED.and(MountAttributes::READ_ONLY), software_mount));
     steps.attach(data_mount, "/data", Missing::Refuse);
     steps.attach(software_mount, "/sw", Missing::Refuse);

@@ -3,18 +3,18 @@
 use insula_kernel::device_filter::{DeviceAccess, DeviceKind, DeviceRule};
 use insula_model::{InitKind, RootAccess};
 use insula_plan::cgroup::CgroupStep;
-use insula_plan::host_step::HostStep;
+use insula_plan::host_step::{DiskStep, HostStep};
 use insula_plan::inside_step::InsideStep;
 use insula_plan::link::LinkStep;
 use insula_plan::plan::{Exec, Join, NamespaceSet, PLAN_VERSION, Plan, Spawn};
-use insula_plan::slot::{FdSlot, Input};
+use insula_plan::slot::{At, FdSlot, Input};
 use insula_resources::{CgroupSteps, Limits, StartGroups, devices};
 
 use crate::dev::dev_steps;
 use crate::etc::{etc_steps, layer_place};
 use crate::process::host_name;
 use crate::program::{image_init, init_kind, insula_init, privilege_steps};
-use crate::request::{GivenFd, Network, PlanStartError, StartPlan, StartRequest};
+use crate::request::{GivenFd, Network, PlanStartError, StartPlan, StartRequest, Storage};
 use crate::root::{Steps, place_steps, root_access, root_steps, store_steps, volume_steps};
 use crate::slots::SlotAllocator;
 use crate::views::{GroupView, group_step, kernel_steps, protection_steps, setting_steps};
@@ -22,13 +22,26 @@ use crate::views::{GroupView, group_step, kernel_steps, protection_steps, settin
 /// Inputs of a plan by what they are for; all are named before any step.
 struct Inputs {
     image: FdSlot,
-    data: FdSlot,
     software: FdSlot,
-    layer: Option<FdSlot>,
+    storage: StorageInputs,
     host_sys: Option<FdSlot>,
     volumes: Vec<FdSlot>,
     /// Our process 1; the image's own comes later, on a console that a step makes.
     exec: Option<Exec>,
+}
+
+/// Where persistent files are.
+enum StorageInputs {
+    Directories { data: FdSlot, layer: Option<FdSlot> },
+    Disk { file: FdSlot },
+}
+
+/// Persistent places of a container, when what they are in is mounted.
+struct Stored {
+    data: At,
+    layer: Option<At>,
+    /// Mounts it.
+    disk: Option<DiskStep>,
 }
 
 /// Makes the plan of a container's start.
@@ -42,15 +55,16 @@ pub fn plan_start(request: &StartRequest<'_>) -> Result<StartPlan, PlanStartErro
     let mut slots = SlotAllocator::default();
     let inputs = inputs(request, kind, &mut slots)?;
     let mut steps = Steps::default();
-    let root = root_steps(request, &mut slots, (inputs.image, inputs.layer), &mut steps);
+    let stored = stored(request, &mut slots, &inputs.storage);
+    let root = root_steps(request, &mut slots, (inputs.image, stored.layer.as_ref()), &mut steps);
     kernel_steps(&mut slots, inputs.host_sys, &mut steps);
     dev_steps(request, &mut slots, &mut steps);
-    let etc = match inputs.layer {
+    let etc = match &stored.layer {
         Some(layer) => Some(layer_place(layer, root, &mut steps)),
         None => place_steps(request, &mut slots, root, &mut steps),
     };
     etc_steps(request, &mut slots, etc, &mut steps)?;
-    store_steps(&mut slots, (inputs.data, inputs.software), &mut steps);
+    store_steps(&mut slots, (&stored.data, inputs.software), &mut steps);
     volume_steps(request, &mut slots, &inputs.volumes, &mut steps);
     let (link_outside, link_inside) = link_steps(request);
     let mut outside: Vec<HostStep> = link_outside.into_iter().map(HostStep::Link).collect();
@@ -71,7 +85,9 @@ pub fn plan_start(request: &StartRequest<'_>) -> Result<StartPlan, PlanStartErro
         version: PLAN_VERSION,
         container: request.id,
         inputs: plan_inputs,
-        before: groups.before.into_iter().chain(groups.enter).map(HostStep::Cgroup).collect(),
+        before: (stored.disk.into_iter().map(HostStep::Disk))
+            .chain(groups.before.into_iter().chain(groups.enter).map(HostStep::Cgroup))
+            .collect(),
         spawn: Spawn {
             namespaces: namespaces(request),
             id_base: request.ids.base,
@@ -89,16 +105,38 @@ pub fn plan_start(request: &StartRequest<'_>) -> Result<StartPlan, PlanStartErro
 fn inputs(request: &StartRequest<'_>, kind: InitKind, slots: &mut SlotAllocator) -> Result<Inputs, PlanStartError> {
     let writable = root_access(request) == RootAccess::Writable;
     let image = slots.input(Input::ImageMount { key: request.image.clone() });
-    let data = slots.given(GivenFd::Data);
     let software = slots.given(GivenFd::Software);
-    let layer = writable.then(|| slots.given(GivenFd::Layer));
+    let storage = match request.storage {
+        Storage::Disk => StorageInputs::Disk { file: slots.given(GivenFd::Disk) },
+        Storage::Directories => StorageInputs::Directories {
+            data: slots.given(GivenFd::Data),
+            layer: writable.then(|| slots.given(GivenFd::Layer)),
+        },
+    };
     let host_sys = matches!(request.network, Network::Host).then(|| slots.given(GivenFd::HostSys));
     let volumes = (0..request.spec.volumes.len()).map(|index| slots.given(GivenFd::Volume(index))).collect();
     let exec = match kind {
         InitKind::Insula => Some(insula_init(request, slots)?),
         InitKind::Image => None,
     };
-    Ok(Inputs { image, data, software, layer, host_sys, volumes, exec })
+    Ok(Inputs { image, software, storage, host_sys, volumes, exec })
+}
+
+fn stored(request: &StartRequest<'_>, slots: &mut SlotAllocator, inputs: &StorageInputs) -> Stored {
+    match *inputs {
+        StorageInputs::Directories { data, layer } => {
+            Stored { data: At::root(data), layer: layer.map(At::root), disk: None }
+        }
+        StorageInputs::Disk { file } => {
+            let into = slots.make();
+            let writable = root_access(request) == RootAccess::Writable;
+            Stored {
+                data: At::new(into, "data"),
+                layer: writable.then(|| At::new(into, "layer")),
+                disk: Some(DiskStep { file, into }),
+            }
+        }
+    }
 }
 
 /// Everything inside that comes after the mounts: settings, protections, console, and what is given up.

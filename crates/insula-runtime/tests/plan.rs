@@ -21,7 +21,7 @@ use insula_plan::slot::{At, FdSlot};
 use insula_resources::{CgroupLayout, NodeGroups};
 use insula_runtime::{
     EtcFiles, GivenFd, HostFacts, MainStreams, Network, Owner, PlanStartError, Rights, StartPlan, StartRequest,
-    VolumeKind, VolumeSource, plan_start, seccomp_profile,
+    Storage, VolumeKind, VolumeSource, plan_start, seccomp_profile,
 };
 
 /// Mounts of a machine with version 2 alone.
@@ -33,6 +33,7 @@ struct World {
     config: ImageConfig,
     mount_plan: MountPlan,
     volumes: Vec<VolumeSource>,
+    storage: Storage,
     groups: NodeGroups,
     network: NodeNetwork,
     container: ContainerNetwork,
@@ -52,6 +53,7 @@ impl World {
             config: ImageConfig::default(),
             mount_plan: MountPlan::default_plan(),
             volumes: Vec::new(),
+            storage: Storage::Directories,
             groups: NodeGroups::new(CgroupLayout::from_mountinfo(MOUNTINFO), node.clone()),
             network: NodeNetwork::new(node, &config, subnets, Presence::Present),
             container: ContainerNetwork {
@@ -80,6 +82,7 @@ impl World {
             rights: Rights::resolve(&self.spec, full_init).unwrap(),
             filter,
             network,
+            storage: self.storage,
             etc: EtcFiles { resolv_conf: "nameserver 10.87.0.1\n", hosts: "127.0.0.1 localhost\n" },
             volumes: &self.volumes,
             devices: &[],
@@ -119,6 +122,7 @@ fn uses(step: &HostStep) -> (Vec<FdSlot>, Option<FdSlot>) {
             | FileStep::Link { at, .. }
             | FileStep::Device { at, .. },
         ) => (bases(&[at]), None),
+        HostStep::Disk(step) => (vec![step.file], Some(step.into)),
         HostStep::Cgroup(_) | HostStep::Link(_) => (Vec::new(), None),
     }
 }
@@ -217,6 +221,28 @@ fn a_writable_root_is_one_durable_overlay_and_has_no_places() {
     assert_eq!(attached(&start.plan, "/var"), None);
     let overlays = start.plan.outside.iter().filter(|step| matches!(step, HostStep::Mount(MountStep::Overlay { .. })));
     assert_eq!(overlays.count(), 1);
+}
+
+#[test]
+fn a_disk_is_mounted_before_the_device_rules_and_holds_data_and_layer() {
+    let mut world = World::new();
+    world.spec.root = Some(RootAccess::Writable);
+    world.storage = Storage::Disk;
+    let start = world.plan_with_filter(None).unwrap();
+    assert!(start.given.contains(&GivenFd::Disk));
+    assert!(!start.given.contains(&GivenFd::Data) && !start.given.contains(&GivenFd::Layer));
+    let HostStep::Disk(disk) = &start.plan.before[0] else { panic!("{:?}", start.plan.before[0]) };
+    let cloned: Vec<&str> = start
+        .plan
+        .outside
+        .iter()
+        .filter_map(|step| match step {
+            HostStep::Mount(MountStep::Clone { from, .. }) if from.base == disk.into => from.path.to_str(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cloned, ["layer", "data"]);
+    assert!(attached(&start.plan, "/data").is_some());
 }
 
 #[test]

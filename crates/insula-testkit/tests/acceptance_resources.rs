@@ -1,4 +1,4 @@
-//! What a container may use: templates, defaults, admission.
+//! What a container may use: templates, defaults, admission, storage.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use insula_testkit::{Node, NodeOptions};
@@ -126,4 +126,110 @@ fn live_a32_what_is_promised_is_counted_and_a_refusal_says_what_is_left() {
     node.ok(["stop", "-t", "0", "a"]);
     node.ok(["set", "b", "memory.guarantee=41MiB"]);
     node.fails(6, ["start", "a"]);
+}
+
+/// Size and free bytes of the file system at a path in the container, by `df`.
+fn disk_free(node: &Node, container: &str, path: &str) -> (u64, u64) {
+    let text = node.ok(["exec", container, "df", "-P", path]).stdout;
+    let fields: Vec<u64> =
+        text.lines().last().unwrap().split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    (fields[0] << 10, fields[2] << 10)
+}
+
+#[test]
+fn live_a30_data_are_bounded_by_their_size_and_df_shows_it() {
+    let mut node = node("");
+    let create = ["run", "-d", "--name", "c", "--set", "data.size=32MiB", "busybox", "sleep", "1000"];
+    node.ok(create);
+    let (size, free) = disk_free(&node, "c", "/data");
+    assert!(size <= 32 << 20 && size > 20 << 20 && free < size, "{size} {free}");
+    node.ok(["exec", "c", "sh", "-c", "echo words >/data/kept; test -d /data/service; test ! -e /data/lost+found"]);
+    let said = node.fails(1, ["exec", "c", "dd", "if=/dev/zero", "of=/data/fill", "bs=1048576", "count=64"]);
+    assert!(said.contains("No space left on device"), "{said}");
+    // The node's file system has only what is written.
+    let image = node.show("c")["data_path"].as_str().unwrap().to_owned();
+    assert!(image.ends_with("/disk"), "{image}");
+    // A crash of every process leaves one lock, one device and what was written.
+    node.kill_daemon();
+    node.start_daemon();
+    node.ok(["exec", "c", "rm", "/data/fill"]);
+    node.ok(["restart", "-t", "0", "c"]);
+    assert_eq!(node.ok(["exec", "c", "cat", "/data/kept"]).text(), "words");
+    // It grows, and does not shrink.
+    node.ok(["set", "c", "data.size=64MiB"]);
+    node.ok(["restart", "-t", "0", "c"]);
+    let (grown, _) = disk_free(&node, "c", "/data");
+    assert!(grown > 50 << 20, "{grown}");
+    node.ok(["set", "c", "data.size=16MiB"]);
+    node.ok(["restart", "-t", "0", "c"]);
+    assert_eq!(disk_free(&node, "c", "/data").0, grown);
+    assert_eq!(node.ok(["exec", "c", "cat", "/data/kept"]).text(), "words");
+    node.ok(["delete", "--force", "c"]);
+    assert!(!std::path::Path::new(&image).exists());
+    let state = node.state_dir();
+    insula_testkit::eventually("no loop device is left", || devices_below(&state).is_empty().then_some(()));
+}
+
+/// Loop devices of files below a directory.
+fn devices_below(directory: &std::path::Path) -> Vec<String> {
+    let devices = std::fs::read_dir("/sys/block").unwrap().filter_map(Result::ok);
+    let files = devices.filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    files.filter(|file| file.starts_with(directory.to_str().unwrap())).collect()
+}
+
+#[test]
+fn live_a30_what_was_in_data_moves_into_its_file_system_and_a_writable_root_is_bound_too() {
+    let node = node("[defaults]\ndata_size = ''\n");
+    node.ok(["run", "-d", "--name", "c", "--root", "writable", "busybox", "sleep", "1000"]);
+    node.ok([
+        "exec",
+        "c",
+        "sh",
+        "-c",
+        "echo data >/data/kept; echo layer >/etc/kept; chown 7:8 /data/kept; mkdir /srv/d; rm /bin/vi",
+    ]);
+    node.ok(["set", "c", "data.size=32MiB"]);
+    node.ok(["restart", "-t", "0", "c"]);
+    let kept = node.ok([
+        "exec",
+        "c",
+        "sh",
+        "-c",
+        "cat /data/kept /etc/kept; stat -c %u:%g /data/kept; ls -d /srv/d; test ! -e /bin/vi",
+    ]);
+    assert_eq!(kept.text(), "data\nlayer\n7:8\n/srv/d");
+    let said = node.fails(1, ["exec", "c", "dd", "if=/dev/zero", "of=/root/fill", "bs=1048576", "count=64"]);
+    assert!(said.contains("No space left on device"), "{said}");
+    for mount in node.probe("c").mounts {
+        assert!(!mount.source.contains("loop"), "{mount:?}");
+    }
+}
+
+#[test]
+fn live_a30_a_killed_container_gives_its_disk_free_for_the_next_start() {
+    let node = node("[defaults]\ndata_size = '16MiB'\n");
+    node.ok([
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--restart",
+        "always",
+        "busybox",
+        "sh",
+        "-c",
+        "echo x >>/data/starts; sleep 1000",
+    ]);
+    let wrote = |starts: usize| {
+        insula_testkit::eventually("the start wrote", || {
+            let count = node.run(["exec", "c", "wc", "-l", "/data/starts"]);
+            count.stdout.starts_with(&starts.to_string()).then_some(())
+        });
+    };
+    for starts in 1..=5 {
+        wrote(starts);
+        let pid = node.show("c")["pid"].to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    }
+    wrote(6);
 }

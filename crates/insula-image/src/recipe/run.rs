@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use insula_kernel::loop_device::LoopDevice;
+use insula_kernel::loop_device::{DeviceAccess, LoopDevice};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -155,7 +155,8 @@ fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
     match mount(image) {
         Err(Errno::NOTBLK) => {
             let file = File::open(image).map_err(|source| MountMergedError { call: "open", source })?;
-            let device = LoopDevice::read_only(file.as_fd()).map_err(failed("ioctl(LOOP_CONFIGURE)"))?;
+            let device =
+                LoopDevice::attach(file.as_fd(), DeviceAccess::ReadOnly).map_err(failed("ioctl(LOOP_CONFIGURE)"))?;
             mount(device.path()).map_err(failed("mount of a loop device"))
         }
         mounted => mounted.map_err(failed("mount of an image file")),

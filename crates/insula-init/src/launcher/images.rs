@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use insula_kernel::loop_device::LoopDevice;
+use insula_kernel::loop_device::{DeviceAccess, LoopDevice};
 use insula_plan::protocol::launcher::ImageKey;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -126,7 +126,7 @@ fn mount_file(file: BorrowedFd<'_>) -> Result<OwnedFd, MountImageError> {
     // The source is named by descriptor, so that no path of the host shows in any container's mount table.
     match mount_source(&format!("/proc/self/fd/{}", file.as_raw_fd())) {
         Err(MountImageError::Kernel { errno: Errno::NOTBLK, .. }) => {
-            let device = LoopDevice::read_only(file).map_err(kernel("ioctl(LOOP_CONFIGURE)"))?;
+            let device = LoopDevice::attach(file, DeviceAccess::ReadOnly).map_err(kernel("ioctl(LOOP_CONFIGURE)"))?;
             mount_source(&device.path().to_string_lossy())
         }
         mounted => mounted,

@@ -90,7 +90,9 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     let snapshot = context.directory.find(&name)?.snapshot();
     let image = snapshot.facts.image.as_ref().unwrap_or(&snapshot.record.image);
     let config = context.catalog.get(image).map(|view| view.config.clone()).unwrap_or_default();
-    let data_path = context.config.data_path(snapshot.record.id).display().to_string();
+    let data_path = context.config.data_path(snapshot.record.id);
+    let disk = context.config.disk_path(snapshot.record.id);
+    let data_path = if disk.exists() { disk } else { data_path }.display().to_string();
     let mut view = snapshot.view(data_path, settings::effective_command(&snapshot.spec, &config));
     if let Ok(resolved) = context.config.resolve(&snapshot.record.spec) {
         view.resource_origins = rights::origins(&resolved);

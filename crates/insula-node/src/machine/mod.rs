@@ -9,6 +9,7 @@
 //! Nothing here decides: which container, which image, which streams comes in an order.
 
 mod console;
+mod disk;
 mod exec;
 mod failure;
 mod link;
@@ -93,6 +94,10 @@ impl Machine {
     /// Persistent data of a container.
     fn data_dir(&self, id: ContainerId) -> PathBuf {
         data_dirs(&self.state_dir).join(id.to_string())
+    }
+
+    fn disk_paths(&self, id: ContainerId) -> disk::DiskPaths {
+        disk::DiskPaths::new(self.container_dir(id), self.data_dir(id))
     }
 
     fn log_path(&self, id: ContainerId) -> PathBuf {

@@ -18,13 +18,14 @@ use insula_plan::protocol::keeper::{FdName, KeeperRequest, LogStart, LogStream, 
 use insula_plan::protocol::launcher::{ImageKey, LauncherOutcome, LauncherRequest};
 use insula_plan::protocol::process::WindowSize;
 use insula_runtime::{
-    DeviceNode, EtcFiles, GivenFd, MainStreams, Owner, PlanStartError, Rights, StartRequest, VolumeKind, VolumeSource,
-    plan_start,
+    DeviceNode, EtcFiles, GivenFd, MainStreams, Owner, PlanStartError, Rights, StartRequest, Storage, VolumeKind,
+    VolumeSource, plan_start,
 };
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::pipe::PipeFlags;
 
 use super::Machine;
+use super::disk::DiskError;
 use super::failure::lost;
 use super::network::{Traces, container_network, hosts};
 use crate::config::data_dirs;
@@ -135,14 +136,16 @@ impl Machine {
         let root = self.root_of(&order)?;
         self.ensure_mounted(&root).await?;
         let streams = std::mem::replace(&mut order.streams, Streams::Detached);
-        let mut given = self.open_directories(&order, &root)?;
+        let disk = self.clone().open_disk(&order, &root).await?;
+        let storage = if disk.is_some() { Storage::Disk } else { Storage::Directories };
+        let mut given = self.open_directories(&order, &root, disk)?;
         let volumes = open_volumes(&order, &mut given)?;
         let devices = look_at_devices(&order)?;
         let on_console = is_full_init(&order.spec, root.config()) && !is_terminal(&order.spec, &streams);
         let (streams, client) = if on_console { (Streams::Detached, first_output(streams)) } else { (streams, None) };
         let (main, log) = self.open_streams(&order, streams, &mut given)?;
         let log = log.filter(|_| !on_console);
-        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, main))?;
+        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, main, storage))?;
         self.reserve_ports(&order).await?;
         let plan = sealed_memfd(&plan).map_err(|error| failed(&order, "plan", &error))?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
@@ -229,8 +232,32 @@ impl Machine {
         Ok(())
     }
 
+    /// The file with the container's data, if it has one or is to have one.
+    async fn open_disk(self: Arc<Self>, order: &StartOrder, root: &Root) -> Result<Option<OwnedFd>, Problem> {
+        let (paths, size) = (self.disk_paths(order.id), order.spec.resources.data_size);
+        let directories = size.is_none() && !paths.disk().exists();
+        if directories && !paths.is_interrupted() || matches!(root, Root::Unfinished(_)) {
+            return Ok(None);
+        }
+        let base = self.container_dir(order.id);
+        let name = order.name.clone();
+        let work = move |_: &Self| {
+            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&base).ok();
+            paths.open(size).map_err(|error| {
+                let code = match error {
+                    DiskError::NoProgram { .. } => ProblemCode::NotSupported,
+                    _ => ProblemCode::StartFailed,
+                };
+                let mut problem = Problem::from_chain(code, &error);
+                problem.detail = format!("start container {name}: persistent data: {}", problem.detail);
+                problem
+            })
+        };
+        self.blocking(work).await
+    }
+
     /// Persistent directories of the container and the node, made if need be.
-    fn open_directories(&self, order: &StartOrder, root: &Root) -> Result<GivenFds, Problem> {
+    fn open_directories(&self, order: &StartOrder, root: &Root, disk: Option<OwnedFd>) -> Result<GivenFds, Problem> {
         let base = self.container_dir(order.id);
         let what = |path: &Path| format!("persistent data {}", path.display());
         let make = |path: &Path, mode: u32| {
@@ -243,9 +270,16 @@ impl Machine {
         make(&base, 0o700)?;
         // Closed to others: whatever set-user-id bits a container leaves in its data, nobody of the host reaches it.
         make(&data_dirs(&self.state_dir), 0o700)?;
+        given.insert(GivenFd::Software, open(&self.software_dir)?);
+        if order.spec.network == NetworkMode::Host {
+            given.insert(GivenFd::HostSys, open(Path::new("/sys"))?);
+        }
+        if let Some(disk) = disk {
+            given.insert(GivenFd::Disk, disk);
+            return Ok(given);
+        }
         make(&data.join("service"), 0o755)?;
         given.insert(GivenFd::Data, open(&data)?);
-        given.insert(GivenFd::Software, open(&self.software_dir)?);
         if let Root::Unfinished(unfinished) = root {
             let layer = unfinished.layer.try_clone().map_err(|error| failed(order, "layer", &error))?;
             given.insert(GivenFd::Layer, layer);
@@ -253,9 +287,6 @@ impl Machine {
             let layer = base.join("layer");
             make(&layer, 0o755)?;
             given.insert(GivenFd::Layer, open(&layer)?);
-        }
-        if order.spec.network == NetworkMode::Host {
-            given.insert(GivenFd::HostSys, open(Path::new("/sys"))?);
         }
         Ok(given)
     }
@@ -357,7 +388,7 @@ impl Machine {
         &self,
         order: &StartOrder,
         root: &Root,
-        (volumes, devices, streams): (&[VolumeSource], &[DeviceNode], MainStreams),
+        (volumes, devices, streams, storage): (&[VolumeSource], &[DeviceNode], MainStreams, Storage),
     ) -> Result<(Vec<u8>, Vec<GivenFd>), Problem> {
         let spec = &*order.spec;
         let rights = Rights::resolve(spec, is_full_init(spec, root.config()))
@@ -380,6 +411,7 @@ impl Machine {
                 (NetworkMode::Host, _) => insula_runtime::Network::Host,
                 _ => insula_runtime::Network::Loopback,
             },
+            storage,
             etc: EtcFiles {
                 resolv_conf: &self.network.resolv_conf(spec),
                 hosts: &hosts(hostname, spec, order.addresses),

@@ -20,8 +20,8 @@ use insula_plan::protocol::process::{CapabilityMask, CapabilityRule, ProcessSpec
 use insula_plan::protocol::status::ExitStatus;
 use insula_resources::{CgroupLayout, NodeGroups};
 use insula_runtime::{
-    EtcFiles, GivenFd, HostFacts, MainStreams, Network, Rights, StartRequest, SweepRequest, VolumeSource, plan_start,
-    plan_sweep, seccomp_profile,
+    EtcFiles, GivenFd, HostFacts, MainStreams, Network, Rights, StartRequest, Storage, SweepRequest, VolumeSource,
+    plan_start, plan_sweep, seccomp_profile,
 };
 
 /// Longest wait for anything.
@@ -163,6 +163,7 @@ impl Node {
             rights,
             filter: Some(&filter),
             network: Network::Loopback,
+            storage: Storage::Directories,
             etc: EtcFiles { resolv_conf: "nameserver 192.0.2.1\n", hosts: "127.0.0.1 localhost\n" },
             volumes: &sources,
             devices: &[],
@@ -179,6 +180,7 @@ impl Node {
                 GivenFd::Data => directory(&self.path("data")),
                 GivenFd::Software => directory(&self.path("software")),
                 GivenFd::Layer => directory(&self.path("layer")),
+                GivenFd::Disk => panic!("no disk is asked for here"),
                 GivenFd::Volume(index) => directory(&start.volumes[*index].0),
                 GivenFd::HostSys => panic!("the host's /sys is not asked for here"),
             });
