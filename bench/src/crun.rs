@@ -71,6 +71,33 @@ pub(crate) fn bundle(
         same_features(&mut config);
     }
     std::fs::write(&file, config.to_string())?;
+    check(stage, world, name, &config)
+}
+
+/// A container of a bundle lacks what the comparison says of it.
+#[derive(Debug, thiserror::Error)]
+#[error("crun's container of {bundle} has no `{wanted}`; it shows:\n{shown}")]
+struct LacksError {
+    bundle: &'static str,
+    wanted: &'static str,
+    shown: String,
+}
+
+/// Runs the bundle once with a program that tells what it was given, so that nothing less is measured.
+fn check(stage: &Stage, world: &World, name: &'static str, config: &Value) -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = config.clone();
+    config["process"]["args"] = json!(["/bin/cat", "/proc/self/status", "/proc/net/dev", "/proc/self/uid_map"]);
+    let told = format!("{name}-check");
+    std::fs::create_dir_all(stage.path(&told))?;
+    std::fs::write(stage.path(&told).join("config.json"), config.to_string())?;
+    let output = command(world, &told).output()?;
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    for wanted in ["CapBnd: 00000000a80425fb", "NoNewPrivs: 1", "Seccomp: 2", "eth0:", " 65536"] {
+        if !words.contains(wanted) {
+            return Err(LacksError { bundle: name, wanted, shown }.into());
+        }
+    }
     Ok(())
 }
 
@@ -130,13 +157,14 @@ fn seccomp(profile: &Value) -> Value {
 
 /// `crun run` of a bundle in the world, in namespaces with a veth pair that a program of the floor's makes.
 pub(crate) fn run<'a>(name: &'static str, world: &'a World, bundle: &'static str) -> Contender<'a> {
+    Contender { name, command: Box::new(move |_| command(world, bundle)) }
+}
+
+fn command(world: &World, bundle: &str) -> Command {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let command = Box::new(move |_| -> Command {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mut command = world.command(&format!("{}/floor", world::STAGE));
-        command.args(["net", &(number % 10_000).to_string(), "crun", "--cgroup-manager=cgroupfs", "run", "--bundle"]);
-        command.arg(Path::new(world::STAGE).join(bundle)).arg(format!("insula-bench-{number}"));
-        command
-    });
-    Contender { name, command }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut command = world.command(&format!("{}/floor", world::STAGE));
+    command.args(["net", &(number % 10_000).to_string(), "crun", "--cgroup-manager=cgroupfs", "run", "--bundle"]);
+    command.arg(Path::new(world::STAGE).join(bundle)).arg(format!("insula-bench-{number}"));
+    command
 }

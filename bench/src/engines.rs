@@ -67,6 +67,13 @@ impl Drop for Docker<'_> {
     fn drop(&mut self) {
         // The daemon is a child of the command that entered the world.
         stage::run(self.world.command("sh").args(["-c", "kill $(cat /run/docker.pid)"])).unwrap_or_default();
-        self.daemon.wait().map(drop).unwrap_or_default();
+        let begin = Instant::now();
+        while matches!(self.daemon.try_wait(), Ok(None)) {
+            if begin.elapsed() > READY_WITHIN {
+                // The world's end ends the daemon itself.
+                self.daemon.kill().unwrap_or_default();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
