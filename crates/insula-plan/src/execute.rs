@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid};
 
 use crate::failure::{Phase, StepError, StepFailure};
-use crate::host_step::{HostStep, IdExtent, Owner};
+use crate::host_step::{Durability, HostStep, IdExtent, MountStep, Owner};
 use crate::inside::Inside;
 use crate::inside_step::InsideStep;
 use crate::mounts::{self, Container};
@@ -51,6 +51,9 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// The other end of its console, if the plan makes one.
     pub console: Option<OwnedFd>,
+    /// Its mount namespace. Whoever holds it spares process 1 the unmounting at its end, and does that itself when it
+    /// closes it. `None` where something durable is among the mounts, which is to be synced before anybody is told.
+    pub mounts: Option<OwnedFd>,
     /// What the steps used and nobody needs any more. The kernel waits for a grace period for each mount in it that
     /// is attached nowhere, so it is closed after who waits for the start was told.
     pub left: Slots,
@@ -107,7 +110,7 @@ pub fn start(plan: &Plan, mut slots: Slots) -> Result<Started, StepError> {
     let identity = ProcessIdentity::of(pid).ok_or_else(|| spawning(StepFailure::ChildLost));
     let outcome = identity.and_then(|process| Ok((process, raise(plan, &mut slots, (pid, &ours))?)));
     match outcome {
-        Ok((process, console)) => Ok(Started { process, pidfd, console, left: slots }),
+        Ok((process, Raised { console, mounts })) => Ok(Started { process, pidfd, console, mounts, left: slots }),
         Err(error) => {
             // Its end of the conversation is gone, so it dies by itself; killed, it cannot linger in a kernel call.
             rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap_or_default();
@@ -169,8 +172,14 @@ fn host_step(
     }
 }
 
+/// What came of the worker's part.
+struct Raised {
+    console: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
+}
+
 /// The worker's part once the first process is there.
-fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Result<Option<OwnedFd>, StepError> {
+fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Result<Raised, StepError> {
     let mapping = at(Phase::Spawn, 1, "id-map");
     let ids = plan.spawn.ids();
     let extent = [IdExtent { disk: 0, host: ids.base, count: ids.size }];
@@ -178,6 +187,9 @@ fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Resul
     let userns = mounts::open_namespace(pid, "user").map_err(&mapping)?;
     let netns = plan.spawn.namespaces.contains(NamespaceSet::NET);
     let netns = netns.then(|| mounts::open_namespace(pid, "net")).transpose().map_err(&mapping)?;
+    let durable = plan.before.iter().chain(&plan.outside).any(is_durable);
+    let spare = !durable && plan.spawn.namespaces.contains(NamespaceSet::MOUNT);
+    let mounts = spare.then(|| mounts::open_namespace(pid, "mnt")).transpose().map_err(&mapping)?;
     let workshop = Workshop::default();
     let root = Owner { uid: ids.base, gid: ids.base };
     let container = Container { userns: userns.as_fd(), root, workshop: &workshop };
@@ -186,7 +198,16 @@ fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Resul
         host_step(step, slots, born).map_err(at(Phase::Outside, index, step.name()))?;
     }
     hand_over(plan, slots, child).map_err(at(Phase::Spawn, 2, "hand-over"))?;
-    listen(child)
+    Ok(Raised { console: listen(child)?, mounts })
+}
+
+/// Whether the step mounts what has to be written out before the container counts as ended.
+fn is_durable(step: &HostStep) -> bool {
+    match step {
+        HostStep::Disk(_) => true,
+        HostStep::Mount(MountStep::Overlay { overlay, .. }) => overlay.durability == Durability::Durable,
+        _ => false,
+    }
 }
 
 /// Sends what the steps inside need of what the steps outside made.

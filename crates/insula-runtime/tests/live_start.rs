@@ -3,7 +3,11 @@
 
 mod harness;
 
-use harness::{Node, id};
+use std::io::Read;
+use std::path::Path;
+
+use harness::{Node, Start, id, shell, wait_until};
+use insula_model::ImageConfig;
 use insula_plan::host_step::LayerNames;
 use insula_plan::protocol::status::ExitStatus;
 
@@ -39,4 +43,27 @@ fn live_layers_named_by_path_as_older_kernels_need_it_work_the_same() {
     let (status, output) = node.run(&key, id(4), script);
     assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "web\n4\n"));
     node.assert_nothing_left(id(4));
+}
+
+/// Whether the launcher has a handle on a namespace, given as links to namespaces are shown.
+fn launcher_holds(node: &Node, namespace: &str) -> bool {
+    let fds = format!("/proc/{}/fd", node.client.launcher_pid());
+    let shows = |fd: std::fs::DirEntry| std::fs::read_link(fd.path()).is_ok_and(|link| link == Path::new(namespace));
+    std::fs::read_dir(fds).unwrap().filter_map(Result::ok).any(shows)
+}
+
+#[test]
+fn live_what_a_container_mounted_goes_with_its_sweep_and_not_with_its_end() {
+    let mut node = Node::start();
+    let key = node.image();
+    let spec = shell("readlink /proc/self/ns/mnt");
+    let start = Start { spec: &spec, config: &ImageConfig::default(), volumes: Vec::new() };
+    let mut running = node.start_container(&key, id(5), &start).unwrap();
+    let mut space = String::new();
+    running.output.read_to_string(&mut space).unwrap();
+    let process = format!("/proc/{}", running.process.pid);
+    wait_until("process 1 is gone", || !Path::new(&process).exists());
+    assert!(launcher_holds(&node, space.trim()), "{space}");
+    node.end_of(id(5));
+    assert!(!launcher_holds(&node, space.trim()), "{space}");
 }

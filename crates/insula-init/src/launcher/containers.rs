@@ -25,6 +25,8 @@ pub(crate) struct Container {
     pub(crate) number: u64,
     /// Where it stands.
     pub(crate) phase: Phase,
+    /// Its mount namespace, held until it is swept: process 1 ends without unmounting, the sweep's worker does it.
+    mounts: Option<OwnedFd>,
 }
 
 /// Where a container stands here.
@@ -99,8 +101,20 @@ impl Containers {
     pub(crate) fn begin(&mut self, id: ContainerId) -> u64 {
         self.last_number += 1;
         let number = self.last_number;
-        self.known.insert(id, Container { number, phase: Phase::Starting });
+        self.known.insert(id, Container { number, phase: Phase::Starting, mounts: None });
         number
+    }
+
+    /// Keeps a container's mounts from being unmounted when its process 1 ends.
+    pub(crate) fn hold_mounts(&mut self, id: ContainerId, mounts: Option<OwnedFd>) {
+        if let Some(container) = self.known.get_mut(&id) {
+            container.mounts = mounts;
+        }
+    }
+
+    /// What [`hold_mounts`](Self::hold_mounts) holds, to be closed where it may take its time.
+    pub(crate) fn give_up_mounts(&mut self, id: ContainerId) -> Option<OwnedFd> {
+        self.known.get_mut(&id)?.mounts.take()
     }
 
     /// Keeps how a child ended that is not known as a container's process 1, or not yet.

@@ -216,7 +216,8 @@ impl Launcher {
                 Work::Join(work) => self.employ_join(asker, &work),
                 Work::Sweep(plan) => {
                     let task = Task::Sweep { container: plan.container };
-                    let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::sweep(&plan));
+                    let mounts = self.containers.give_up_mounts(plan.container);
+                    let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::sweep(&plan, mounts));
                     spawned.map_err(|errno| Failure::from_error(FailureKind::Kernel, &errno))
                 }
             };
@@ -302,12 +303,13 @@ impl Launcher {
         // What is left of it is dropped at the end: a worker that waits to be seen is seen by then.
         let Worker { task, asker, .. } = worker;
         match (task, message) {
-            (Task::Start { container, status }, Report::Started(process)) => {
+            (Task::Start { container, status }, Report::Started { process, mounts, console }) => {
                 let mut fds = fds.into_iter();
                 let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
                 let (Some(pid), Some(pidfd)) = (pid, fds.next()) else { return };
-                let console = fds.next();
-                let running = Running { process, pid, pidfd, status, master: console, asker: Some(asker) };
+                self.containers.hold_mounts(container, mounts.then(|| fds.next()).flatten());
+                let master = console.then(|| fds.next()).flatten();
+                let running = Running { process, pid, pidfd, status, master, asker: Some(asker) };
                 self.begun(container, running);
             }
             (Task::Start { container, .. }, Report::Failed(failure)) => {
@@ -324,8 +326,8 @@ impl Launcher {
             (Task::Join, Report::Joined(number)) => self.joined(asker, number, &fds),
             (Task::Join, Report::Failed(failure)) => self.answer(asker, Err(failure)),
             (Task::Start { .. }, Report::Swept | Report::Joined(_))
-            | (Task::Sweep { .. }, Report::Started(_) | Report::Joined(_))
-            | (Task::Join, Report::Started(_) | Report::Swept) => {}
+            | (Task::Sweep { .. }, Report::Started { .. } | Report::Joined(_))
+            | (Task::Join, Report::Started { .. } | Report::Swept) => {}
         }
         self.employ();
     }

@@ -23,9 +23,19 @@ use insula_kernel::poller::{Interest, Poller};
 /// What a worker says when it is done.
 #[derive(Debug, Encode, Decode)]
 pub(crate) enum Report {
-    /// The container's process 1 is there. Beside it: its pidfd, then its console if it has one.
+    /// The container's process 1 is there. Beside it: its pidfd, then what the flags say, in their order.
     #[n(0)]
-    Started(#[n(0)] ProcessIdentity),
+    Started {
+        /// Which it is.
+        #[n(0)]
+        process: ProcessIdentity,
+        /// Whether its mount namespace comes.
+        #[n(1)]
+        mounts: bool,
+        /// Whether its console comes.
+        #[n(2)]
+        console: bool,
+    },
     /// Everything was removed.
     #[n(1)]
     Swept,
@@ -147,9 +157,10 @@ impl Workers {
 /// Carries a plan out, in the worker.
 pub(crate) fn start(plan: &Plan, slots: Slots) -> Done {
     match execute::start(plan, slots) {
-        Ok(Started { process, pidfd, console, left }) => {
-            let fds = std::iter::once(pidfd).chain(console).collect();
-            Done { report: Report::Started(process), fds, _left: left }
+        Ok(Started { process, pidfd, console, mounts, left }) => {
+            let report = Report::Started { process, mounts: mounts.is_some(), console: console.is_some() };
+            let fds = std::iter::once(pidfd).chain(mounts).chain(console).collect();
+            Done { report, fds, _left: left }
         }
         Err(error) => {
             let step = error.step.clone();
@@ -158,8 +169,10 @@ pub(crate) fn start(plan: &Plan, slots: Slots) -> Done {
     }
 }
 
-/// Sweeps, in the worker.
-pub(crate) fn sweep(plan: &SweepPlan) -> Done {
+/// Sweeps, in the worker. `mounts` is what the launcher held of the container's: it is unmounted here, where nobody
+/// else waits.
+pub(crate) fn sweep(plan: &SweepPlan, mounts: Option<OwnedFd>) -> Done {
+    drop(mounts);
     Done::new(match sweep::sweep(plan) {
         Ok(()) => Report::Swept,
         Err(error) => Report::Failed(Failure::from_error(FailureKind::Step, &error)),
