@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use insula_kernel::random::random_u16;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -115,7 +116,8 @@ impl Flight {
     }
 
     fn dial(&self, server: SocketAddr) -> Option<Line> {
-        let (id, message) = self.question.to_upstream()?;
+        let id = random_u16().ok()?;
+        let message = self.question.to_upstream(id)?;
         let kind = match self.question.transport() {
             Transport::Udp => SocketType::DGRAM,
             Transport::Tcp => SocketType::STREAM,

@@ -4,13 +4,14 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// `insula-guest ID SOCKETS`, with the table and the sockets as descriptors from 3 on; started by the launcher.
+/// `insula-guest RUN-DIR ID SOCKETS`, with the table and the sockets as descriptors from 3 on; started by the launcher.
+/// The run directory only tells whoever looks at processes which node this is of.
 fn main() -> ExitCode {
-    let mut words = std::env::args().skip(1);
+    let mut words = std::env::args().skip(2);
     let id = words.next().and_then(|word| word.parse().ok());
     let sockets = words.next().and_then(|word| word.parse().ok());
     let (Some(id), Some(sockets)) = (id, sockets) else {
-        return complain("usage: insula-guest ID SOCKETS (started by insula-launcher)");
+        return complain("usage: insula-guest RUN-DIR ID SOCKETS (started by insula-launcher)");
     };
     let Err(failure) = insula_guest::run(id, sockets) else { return ExitCode::SUCCESS };
     let mut text = failure.to_string();

@@ -20,6 +20,7 @@ pub mod page_cache;
 pub mod peer;
 pub mod pidfd_info;
 pub mod poller;
+pub mod random;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signals;

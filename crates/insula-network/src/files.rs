@@ -12,9 +12,16 @@ const SERVERS_MAX: usize = 3;
 /// Longest line taken over from the host.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// What the host says about name servers.
+/// Domains to search that resolvers of all ages take.
+const DOMAINS_MAX: usize = 6;
+/// The domain of the node's containers.
+const OWN_DOMAIN: &str = "insula";
+
+/// What the node and the host say about name servers.
 #[derive(Debug, Clone, Copy)]
 pub struct ResolverFiles<'a> {
+    /// The node's name service, where it answers.
+    pub service: Option<IpAddr>,
     /// Its `/etc/resolv.conf`, empty if there is none.
     pub resolv_conf: &'a str,
     /// `/run/systemd/resolve/resolv.conf`, empty if there is none: the servers behind systemd's own on 127.0.0.53.
@@ -26,6 +33,8 @@ pub struct ResolverFiles<'a> {
 pub enum DnsOrigin {
     /// It was asked for.
     Container,
+    /// The node's name service, which asks the host's own in turn.
+    Node,
     /// The host's own.
     Host,
     /// Those behind systemd's resolver.
@@ -43,13 +52,15 @@ pub struct ResolvConf {
     pub origin: DnsOrigin,
 }
 
-/// A container's `/etc/resolv.conf`: `asked` servers if there are any, else the host's, without those on a loopback
-/// or a link of the host, which a container cannot reach; else `fallback`, and the file says so. Search domains and
-/// options are the host's.
+/// A container's `/etc/resolv.conf`: `asked` servers if there are any, else the node's name service and nobody beside
+/// it (a C library that asks all at once would believe whoever first says that there is no such container). Without
+/// the service the host's, but for those on a loopback or a link of the host, which a container cannot reach; else
+/// `fallback`, and the file says so. Search domains and options are the host's.
 #[must_use]
 pub fn resolv_conf(asked: &[IpAddr], host: ResolverFiles<'_>, fallback: &[IpAddr]) -> ResolvConf {
     let candidates = [
         (DnsOrigin::Container, asked.to_vec()),
+        (DnsOrigin::Node, host.service.into_iter().collect()),
         (DnsOrigin::Host, servers(host.resolv_conf)),
         (DnsOrigin::Systemd, servers(host.systemd)),
         (DnsOrigin::Fallback, fallback.to_vec()),
@@ -63,8 +74,16 @@ pub fn resolv_conf(asked: &[IpAddr], host: ResolverFiles<'_>, fallback: &[IpAddr
         _ => String::new(),
     };
     let source = if origin == DnsOrigin::Systemd { host.systemd } else { host.resolv_conf };
+    if origin == DnsOrigin::Node {
+        let _ = writeln!(text, "search {}", own_search(source).join(" "));
+    }
     for line in source.lines().map(str::trim).filter(|line| line.len() <= LINE_BYTES_MAX) {
-        if matches!(line.split_ascii_whitespace().next(), Some("search" | "domain" | "options")) {
+        let taken_over = match line.split_ascii_whitespace().next() {
+            Some("search" | "domain") => origin != DnsOrigin::Node,
+            Some("options") => true,
+            _ => false,
+        };
+        if taken_over {
             let _ = writeln!(text, "{line}");
         }
     }
@@ -72,6 +91,16 @@ pub fn resolv_conf(asked: &[IpAddr], host: ResolverFiles<'_>, fallback: &[IpAddr
         let _ = writeln!(text, "nameserver {server}");
     }
     ResolvConf { text, origin }
+}
+
+/// Our domain, then those that the host searches. Only the last line counts, so there can be one.
+fn own_search(text: &str) -> Vec<&str> {
+    let domains = |line| {
+        let (word, domains) = str::trim(line).split_once(|c: char| c.is_ascii_whitespace())?;
+        (matches!(word, "search" | "domain") && line.len() <= LINE_BYTES_MAX).then_some(domains)
+    };
+    let found = text.lines().filter_map(domains).next_back().unwrap_or_default();
+    std::iter::once(OWN_DOMAIN).chain(found.split_ascii_whitespace()).take(DOMAINS_MAX).collect()
 }
 
 /// Name servers of a resolver's file that can be reached from elsewhere than the host itself.
@@ -132,7 +161,7 @@ mod tests {
     const FALLBACK: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9))];
 
     fn host<'a>(resolv_conf: &'a str, systemd: &'a str) -> ResolverFiles<'a> {
-        ResolverFiles { resolv_conf, systemd }
+        ResolverFiles { service: None, resolv_conf, systemd }
     }
 
     #[test]
@@ -156,6 +185,18 @@ mod tests {
         assert!(made.text.starts_with("# The host names no server"), "{}", made.text);
         assert!(made.text.ends_with("nameserver 9.9.9.9\n"));
         assert!(!resolv_conf(&[], host("", ""), &[]).text.contains("nameserver "));
+    }
+
+    #[test]
+    fn the_nodes_service_is_named_alone_with_the_hosts_domains() {
+        let file = "domain old\nsearch lan example.org\nnameserver 192.0.2.1\noptions ndots:2\n";
+        let service = Some("10.87.0.1".parse().unwrap());
+        let files = ResolverFiles { service, ..host(file, "") };
+        let made = resolv_conf(&[], files, &FALLBACK);
+        assert_eq!(made.text, "search insula lan example.org\noptions ndots:2\nnameserver 10.87.0.1\n");
+        assert_eq!(made.origin, DnsOrigin::Node);
+        let asked = resolv_conf(&["192.0.2.5".parse().unwrap()], files, &FALLBACK);
+        assert!(asked.text.ends_with("nameserver 192.0.2.5\n") && !asked.text.contains("insula"), "{}", asked.text);
     }
 
     #[test]

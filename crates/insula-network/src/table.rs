@@ -108,6 +108,12 @@ impl NodeNetwork {
         for (set, kind) in SETS {
             text.push_str(&set_text(set, kind, &elements_of(running, set)));
         }
+        for (set, kind) in ASKING {
+            let _ = writeln!(
+                text,
+                "\tset {set} {{\n\t\ttype {kind}\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttimeout 10s\n\t}}"
+            );
+        }
         for chain in self.chains() {
             text.push_str(&chain.to_string());
         }
@@ -118,7 +124,7 @@ impl NodeNetwork {
     fn chains(&self) -> Vec<Chain> {
         let mut chains = vec![
             Chain::hook("origin", "filter hook prerouting priority -300", self.origin()),
-            Chain::plain("from_link", FROM_LINK.map(str::to_owned).to_vec()),
+            Chain::plain("from_link", self.link_rules()),
             Chain::hook("publish_arriving", "nat hook prerouting priority -100", vec!["jump publish".to_owned()]),
             Chain::hook("publish_own", "nat hook output priority -100", vec!["jump publish".to_owned()]),
             Chain::plain("publish", PUBLISH.map(str::to_owned).to_vec()),
@@ -147,6 +153,20 @@ impl NodeNetwork {
         let mut rules = vec!["iifname \"insula*\" jump from_link".to_owned()];
         rules.extend(self.each_family("iifname != \"insula*\" iifname != \"lo\" FAMILY saddr SUBNET drop"));
         rules
+    }
+
+    /// [`FROM_LINK`], and what one container may ask of the name service: beyond that, packets are dropped before they
+    /// take room among tracked connections or in the service's queue, which is one for all.
+    fn link_rules(&self) -> Vec<String> {
+        let ipv6 = self.subnets.node_ipv6().map(|address| ("ip6", "asking6", address.to_string()));
+        let families = std::iter::once(("ip", "asking4", self.subnets.node_ipv4().to_string())).chain(ipv6);
+        let limits = families.map(|(family, set, node)| {
+            format!(
+                "{family} daddr {node} meta l4proto {{ tcp, udp }} th dport 53 \
+                 update @{set} {{ {family} saddr limit rate over 1000/second burst 2000 packets }} drop"
+            )
+        });
+        FROM_LINK.map(str::to_owned).into_iter().chain(limits).collect()
     }
 
     fn to_host(&self) -> Vec<String> {
@@ -194,6 +214,9 @@ const SETS: [(&str, &str); 6] = [
     ("set self4", "ipv4_addr . ipv4_addr"),
     ("set self6", "ipv6_addr . ipv6_addr"),
 ];
+
+/// Sets that the kernel fills itself: who asked the name service lately, and how often.
+const ASKING: [(&str, &str); 2] = [("asking4", "ipv4_addr"), ("asking6", "ipv6_addr")];
 
 /// What arrives over a container's link. The last rule is the one that counts: a source address has to be routed back
 /// to the link it came from, and only the container's own is. Those before it are what that look-up lets pass, and

@@ -21,6 +21,7 @@ use crate::container::words::Found;
 use crate::context::Context;
 use crate::host::FoundContainer;
 use crate::machine::Traces;
+use crate::name_service;
 
 /// Makes drivers for all of `records` and cleans up what belongs to none.
 ///
@@ -35,6 +36,7 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
     let runs = |record: &&ContainerRecord| found.contains_key(&record.id);
     let running = records.iter().filter(runs).map(|record| (record.id, record.traces())).collect();
     context.host.set_up_network(running).await?;
+    name_service::begin(context).await;
     for record in records {
         let running = found.remove(&record.id);
         adopt_one(context, record, running).await;

@@ -39,6 +39,16 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ("network.mtu", "1500", "Largest packet of a container's link, in bytes."),
     ("network.published_only", "false", "Whether only published ports are reached from outside the machine."),
     (
+        "network.names",
+        "true",
+        "Whether the node answers its containers when they ask for names, each other's among them.",
+    ),
+    (
+        "network.resolvers",
+        "[]",
+        "Name servers that the node asks about names it does not know; those of the host when empty.",
+    ),
+    (
         "network.dns",
         "[\"9.9.9.9\", \"149.112.112.112\"]",
         "Name servers of containers when the host has none that they can reach.",
@@ -139,6 +149,10 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// Whether only published ports are reached from outside the machine.
     pub published_only: bool,
+    /// Whether the node has a name service.
+    pub names: bool,
+    /// Name servers that it asks; those of the host when empty.
+    pub resolvers: Vec<IpAddr>,
     /// Name servers when the host has none that containers can reach.
     pub dns: Vec<IpAddr>,
 }
@@ -310,6 +324,8 @@ impl Default for NetworkConfig {
             range6: "fd49:6e73:756c::/48".to_owned(),
             mtu: 1_500,
             published_only: false,
+            names: true,
+            resolvers: Vec::new(),
             dns: vec![IpAddr::from([9, 9, 9, 9]), IpAddr::from([149, 112, 112, 112])],
         }
     }

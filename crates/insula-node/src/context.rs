@@ -17,6 +17,7 @@ use crate::directory::Directory;
 use crate::events::Events;
 use crate::host::Host;
 use crate::images::Images;
+use crate::name_service::NameChanges;
 use crate::operations::Operations;
 use crate::store::Store;
 
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) catalog: Catalog,
     /// Containers.
     pub(crate) directory: Directory,
+    /// Where changes of their names are told.
+    pub(crate) names: NameChanges,
     /// Room for running containers.
     pub(crate) ledger: Ledger,
     /// Blocks of host ids.
@@ -56,6 +59,7 @@ impl Context {
     pub(crate) fn release(&self, record: &ContainerRecord) {
         self.directory.remove(&record.name, record.id);
         self.ids.give_back(record.ids);
+        self.names.tell();
         self.host.release_addresses(record.addresses);
     }
 

@@ -23,6 +23,7 @@ use crate::directory::Directory;
 use crate::events::Events;
 use crate::host::Host;
 use crate::images::Images;
+use crate::name_service::{self, NameChanges};
 use crate::notify::notify;
 use crate::operations::Operations;
 use crate::store::{OpenStoreError, Store};
@@ -110,6 +111,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     serving.spawn(api::serve(listener.api, api::router(context.clone())));
     serving.spawn(attach::server::serve(context.clone(), listener.attach));
     serving.spawn(expire_tokens(context.clone()));
+    serving.spawn(name_service::keep_up(context.clone()));
     tokio::select! {
         _ = serving.join_next() => {}
         _ = terminate.recv() => {}
@@ -129,7 +131,7 @@ pub(crate) fn open(
     events: Arc<Events>,
 ) -> Result<(Arc<Context>, Vec<crate::container::record::ContainerRecord>), RunError> {
     let (store, records) = Store::open(&config.state_dir.join("node.redb"))?;
-    let held: Vec<_> = records.iter().map(|record| record.ids).collect();
+    let held: Vec<_> = records.iter().map(|record| record.ids).chain(host.ids_of_guests()).collect();
     let ids = IdBlocks::open(&config.claims_dir, &config.state_dir, &config.ids, &held)
         .map_err(|source| RunError::File { what: "claims directory", path: config.claims_dir.clone(), source })?;
     let audit = Audit::open(&config.state_dir, config.audit.clone()).map_err(|source| RunError::File {
@@ -146,6 +148,7 @@ pub(crate) fn open(
         images,
         catalog,
         directory: Directory::default(),
+        names: NameChanges::default(),
         ledger: Ledger::new(config.capacity.clone(), machine_memory()),
         ids,
         operations: Operations::new(events.clone()),
@@ -203,7 +206,11 @@ async fn end(context: &Context) {
         tracing::warn!("a long action does not stop");
     }
     let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
+    let guests = context.host.ids_of_guests();
     let alone = running > 0 || !context.host.end_if_idle().await;
+    if !alone {
+        name_service::end(context, guests);
+    }
     context.directory.close();
     context.ids.give_back_spare();
     tracing::info!(running, alone, "ended");

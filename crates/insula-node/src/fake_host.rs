@@ -13,6 +13,7 @@ use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
 use insula_image::convert::{Convert, InProcess};
 use insula_model::{ContainerId, IdRange, NetworkMode, ResourceSpec, Signal};
 use insula_plan::protocol::launcher::ImageKey;
+use insula_plan::protocol::names::NamedContainer;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -194,6 +195,18 @@ impl Host for FakeHost {
         let ended: Vec<(ContainerId, bool)> = self.unswept.lock().unwrap().keys().map(|id| (*id, false)).collect();
         let found = running.into_iter().chain(ended);
         done(Ok(found.map(|(id, frozen)| FoundContainer { id, frozen, started: self.adopt(id) }).collect()))
+    }
+
+    fn ids_of_guests(&self) -> Option<IdRange> {
+        None
+    }
+
+    fn begin_names(&self, _: IdRange) -> BoxFuture<'static, Result<(), Problem>> {
+        done(Ok(()))
+    }
+
+    fn write_names(&self, _: Vec<NamedContainer>) -> BoxFuture<'static, Result<(), Problem>> {
+        done(Ok(()))
     }
 
     fn set_up_network(&self, _: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {

@@ -15,6 +15,7 @@ use insula_model::{
     Signal,
 };
 use insula_plan::protocol::launcher::ImageKey;
+use insula_plan::protocol::names::NamedContainer;
 use jiff::Timestamp;
 
 use crate::container::record::Addresses;
@@ -198,6 +199,12 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is
     /// done. Starts that are still under way are waited for.
     fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>>;
+    /// The block of host ids under which guest services run, if they were started before.
+    fn ids_of_guests(&self) -> Option<IdRange>;
+    /// Has the name service run under the first of `ids`; containers that start from then on ask it.
+    fn begin_names(&self, ids: IdRange) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Has the name service answer by these containers from now on.
+    fn write_names(&self, containers: Vec<NamedContainer>) -> BoxFuture<'static, Result<(), Problem>>;
     /// Makes the node's network ready, with what leads to the containers that run already.
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>>;
     /// Ends what serves the containers (launcher, keeper) if no container runs; whether it did.

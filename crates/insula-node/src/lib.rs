@@ -34,6 +34,7 @@ mod images;
 mod import_worker;
 mod logs;
 mod machine;
+mod name_service;
 mod notify;
 mod operations;
 mod rights;

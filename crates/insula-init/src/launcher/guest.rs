@@ -32,6 +32,7 @@ const GOOD_LIFE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Guest {
     program: PathBuf,
+    run_dir: PathBuf,
     wanted: Option<GuestFact>,
     running: Option<(Pid, Instant)>,
     /// Deaths in a row after short lives.
@@ -42,8 +43,8 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// A service that is wanted if the fact says so, and is due at once.
-    pub(crate) fn new(program: PathBuf, wanted: Option<GuestFact>, now: Instant) -> Self {
-        Self { program, wanted, running: None, deaths: 0, due: wanted.map(|_| now) }
+    pub(crate) fn new((program, run_dir): (PathBuf, PathBuf), wanted: Option<GuestFact>, now: Instant) -> Self {
+        Self { program, run_dir, wanted, running: None, deaths: 0, due: wanted.map(|_| now) }
     }
 
     /// How long the loop may wait before the service is due.
@@ -68,7 +69,7 @@ impl Guest {
     /// Starts it if it is due. What cannot be started now is tried again later.
     pub(crate) fn start_if_due(&mut self, keeper: &KeeperLink, now: Instant) {
         let Some(wanted) = self.wanted.filter(|_| self.due.is_some_and(|due| due <= now)) else { return };
-        match spawn(&self.program, wanted, keeper) {
+        match self.spawn(wanted, keeper) {
             Ok(pid) => {
                 self.running = Some((pid, now));
                 self.due = None;
@@ -140,31 +141,35 @@ fn given(keeper: &KeeperLink) -> Vec<BorrowedFd<'_>> {
     }
 }
 
-fn spawn(program: &std::path::Path, wanted: GuestFact, keeper: &KeeperLink) -> Result<Pid, Errno> {
-    let given = given(keeper);
-    let sockets = given.len().checked_sub(1).ok_or(Errno::NOENT)?;
-    let path = CString::new(program.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
-    let words = ["insula-guest".to_owned(), wanted.id.to_string(), sockets.to_string()];
-    let argv = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|_| Errno::INVAL)?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let launcher = getpid();
-    if let Fork::Parent(pid) = fork()? {
-        return Ok(pid);
+impl Guest {
+    fn spawn(&self, wanted: GuestFact, keeper: &KeeperLink) -> Result<Pid, Errno> {
+        let given = given(keeper);
+        let sockets = given.len().checked_sub(1).ok_or(Errno::NOENT)?;
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
+        let path = text(self.program.as_os_str().as_bytes())?;
+        let (id, count) = (wanted.id.to_string(), sockets.to_string());
+        let argv = [b"insula-guest", self.run_dir.as_os_str().as_bytes(), id.as_bytes(), count.as_bytes()];
+        let argv = argv.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let launcher = getpid();
+        if let Fork::Parent(pid) = fork()? {
+            return Ok(pid);
+        }
+        // Set again by the service itself, whose change of ids ends it; until then this holds.
+        let bound = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(launcher);
+        // What the launcher may have been spared, what faces containers is not.
+        std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
+        let error_output = std::io::stderr();
+        let mut fds = vec![null.as_fd(), null.as_fd(), error_output.as_fd()];
+        fds.extend(given);
+        if bound && fd_table::replace(&fds, fds.len()).is_ok() {
+            signals::reset_dispositions();
+            signals::unblock_all().unwrap_or_default();
+            // What it returns is the reason; its end tells the launcher enough.
+            let _reason = execute::execute(&path, &argv, &[]);
+        }
+        exit_now(127)
     }
-    // Set again by the service itself, whose change of ids ends it; until then this holds.
-    let bound = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(launcher);
-    // What the launcher may have been spared, what faces containers is not.
-    std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
-    let error_output = std::io::stderr();
-    let mut fds = vec![null.as_fd(), null.as_fd(), error_output.as_fd()];
-    fds.extend(given);
-    if bound && fd_table::replace(&fds, fds.len()).is_ok() {
-        signals::reset_dispositions();
-        signals::unblock_all().unwrap_or_default();
-        // What it returns is the reason; its end tells the launcher enough.
-        let _reason = execute::execute(&path, &argv, &[]);
-    }
-    exit_now(127)
 }
 
 #[cfg(test)]
@@ -172,7 +177,7 @@ mod tests {
     use super::*;
 
     fn guest(now: Instant) -> Guest {
-        Guest::new("/nowhere/insula-guest".into(), Some(GuestFact { id: 7 }), now)
+        Guest::new(("/nowhere/insula-guest".into(), "/nowhere".into()), Some(GuestFact { id: 7 }), now)
     }
 
     #[test]
@@ -205,6 +210,6 @@ mod tests {
     #[test]
     fn nothing_is_due_where_nothing_is_wanted() {
         let now = Instant::now();
-        assert_eq!(Guest::new("/nowhere".into(), None, now).pause(now), None);
+        assert_eq!(Guest::new(("/nowhere".into(), "/nowhere".into()), None, now).pause(now), None);
     }
 }

@@ -173,7 +173,7 @@ impl Launcher {
         let containers = Containers::adopt(&run, &poller, &keeper);
         // A fact that cannot be read was not written; the next daemon says anew what is wanted.
         let wanted = facts::read(&run.guest_fact()).ok().flatten();
-        let guest = Guest::new(config.programs.join("insula-guest"), wanted, Instant::now());
+        let guest = Guest::new((config.programs.join("insula-guest"), run.path().to_owned()), wanted, Instant::now());
         let mut launcher = Self {
             run,
             poller,

@@ -547,6 +547,7 @@ impl Driver {
             starts: self.starts,
         };
         self.published.send_replace(Arc::new(snapshot));
+        self.context.names.tell();
         if state != self.last_state {
             self.last_state = state;
             match state {

@@ -68,6 +68,7 @@ impl Machine {
                 remedy: Some(finding.remedy.join("\n")).filter(|remedy| !remedy.is_empty()),
             })
             .collect();
+        findings.push(self.look_at_names());
         findings.extend(kernel_findings());
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         findings.push(good("kernel", format!("Linux {release}")));

@@ -4,6 +4,7 @@
 //!   link.rs      calls to the launcher, exits from it          start.rs    a start, from order to running container
 //!   servants.rs  finds or starts the launcher, again and again exec.rs     commands in running containers
 //!   network.rs   the node's subnets, table and addresses       look.rs     what containers hold and run
+//!   names.rs     the name service's sockets and table
 //! ```
 //!
 //! Nothing here decides: which container, which image, which streams comes in an order.
@@ -14,6 +15,7 @@ mod exec;
 mod failure;
 mod link;
 mod look;
+mod names;
 mod network;
 mod servants;
 mod start;
@@ -35,6 +37,7 @@ use insula_model::{ContainerId, IdRange, NetworkMode, NodeName, ResourceSpec, Si
 use insula_plan::host_step::LayerNames;
 use insula_plan::protocol::keeper::{KeeperRequest, LogBounds};
 use insula_plan::protocol::launcher::{ImageKey, LauncherRequest};
+use insula_plan::protocol::names::NamedContainer;
 use insula_plan::protocol::run_dir::RunDir;
 use insula_resources::{Limits, NodeGroups};
 use insula_runtime::{HostFacts, SweepRequest, plan_sweep};
@@ -45,6 +48,7 @@ use crate::container::record::Addresses;
 use crate::host::{ExecOrder, FoundContainer, Host, StartOrder, Started, StartedExec};
 use crate::import_worker::ImportWorker;
 use link::Link;
+use names::NameService;
 use network::{Network, container_network};
 
 pub(crate) use network::Traces;
@@ -60,6 +64,7 @@ pub(crate) struct Machine {
     software_dir: PathBuf,
     groups: NodeGroups,
     network: Network,
+    names: NameService,
     images: Arc<ImageStore>,
     layers: LayerNames,
     files_soft: u64,
@@ -285,6 +290,19 @@ impl Host for Handle {
 
     fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>> {
         self.0.clone().look_for_containers().boxed()
+    }
+
+    fn ids_of_guests(&self) -> Option<IdRange> {
+        self.0.ids_of_guests()
+    }
+
+    fn begin_names(&self, ids: IdRange) -> BoxFuture<'static, Result<(), Problem>> {
+        let machine = self.0.clone();
+        async move { machine.begin_names(ids).await }.boxed()
+    }
+
+    fn write_names(&self, containers: Vec<NamedContainer>) -> BoxFuture<'static, Result<(), Problem>> {
+        self.0.clone().blocking(move |machine| machine.write_names(containers))
     }
 
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {

@@ -1,5 +1,6 @@
 //! The node's network: claimed once, its table made at each daemon start, an address for each container.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +9,7 @@ use insula_model::{ContainerId, ContainerSpec, NetworkMode, NodeName, PublishedP
 use insula_network::{
     AddressPool, Claim, ClaimRequest, ContainerAddresses, ContainerNetwork, HostsFile, NetworkConfig, NodeNetwork,
     ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, remove_node_addresses,
-    resolv_conf,
+    resolv_conf, upstreams,
 };
 
 use crate::container::record::Addresses;
@@ -19,6 +20,8 @@ pub(super) struct Network {
     /// What starts and sweeps need.
     pub(super) node: NodeNetwork,
     config: NetworkConfig,
+    /// Name servers to ask in place of the host's; `None` is no name service.
+    names: Option<Vec<IpAddr>>,
     pool: Mutex<AddressPool>,
     claim: Claim,
 }
@@ -46,7 +49,7 @@ impl Network {
     /// Nothing is free, or another process holds the node's claim.
     pub(super) fn open(
         (name, claims_dir, state_dir): (&NodeName, &Path, &Path),
-        config: NetworkConfig,
+        (config, names): (NetworkConfig, Option<Vec<IpAddr>>),
         kept: Option<std::os::fd::OwnedFd>,
     ) -> Result<Self, Problem> {
         let remembered = remembered(state_dir);
@@ -73,7 +76,7 @@ impl Network {
             remember(state_dir, subnets).map_err(|error| problem("remember the claimed subnets", &error))?;
         }
         let node = NodeNetwork::new(name.clone(), &config, subnets, NodeNetwork::probe_kernel_ipv6());
-        Ok(Self { node, config, pool: Mutex::new(AddressPool::new(subnets)), claim })
+        Ok(Self { node, config, names, pool: Mutex::new(AddressPool::new(subnets)), claim })
     }
 
     /// The open claim, for the keeper.
@@ -132,12 +135,26 @@ impl Network {
         }
     }
 
-    /// The container's `resolv.conf`.
-    pub(super) fn resolv_conf(&self, spec: &ContainerSpec) -> String {
+    /// Whether the node is to have a name service.
+    pub(super) fn wants_names(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Name servers that the name service asks, as the host has them now.
+    pub(super) fn upstreams(&self) -> Vec<IpAddr> {
+        let file = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let configured = self.names.as_deref().unwrap_or_default();
+        upstreams(configured, &file, &self.config.fallback_dns, &self.node.own_addresses())
+    }
+
+    /// The container's `resolv.conf`; `names` is whether the node answers.
+    pub(super) fn resolv_conf(&self, spec: &ContainerSpec, names: bool) -> String {
         // The host's servers change while containers come and go, so they are read at each start.
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let (own, systemd) = (read("/etc/resolv.conf"), read("/run/systemd/resolve/resolv.conf"));
-        let files = ResolverFiles { resolv_conf: &own, systemd: &systemd };
+        let reachable = names && spec.network == NetworkMode::Default;
+        let service = reachable.then(|| self.node.subnets.node_ipv4().into());
+        let files = ResolverFiles { service, resolv_conf: &own, systemd: &systemd };
         resolv_conf(&spec.dns, files, &self.config.fallback_dns).text
     }
 }

@@ -24,6 +24,7 @@ use insula_resources::{CgroupLayout, NodeGroups};
 
 use super::failure::lost;
 use super::link::{Link, exit_of};
+use super::names::NameService;
 use super::network::Network;
 use super::start::{image_key, unknown_exit};
 use super::{Handle, Machine, lock};
@@ -56,9 +57,11 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
     connect_or_spawn(&link, &run).await?;
     let kept = take_claim(&link).await;
     let network_config = network_config(config)?;
+    let names = config.network.names.then(|| config.network.resolvers.clone());
     let network = {
         let (name, claims, state) = (config.name.clone(), config.claims_dir.clone(), config.state_dir.clone());
-        let opened = tokio::task::spawn_blocking(move || Network::open((&name, &claims, &state), network_config, kept));
+        let opened =
+            tokio::task::spawn_blocking(move || Network::open((&name, &claims, &state), (network_config, names), kept));
         opened.await.map_err(|_| lost("the network's claim did not come to its end"))??
     };
     keep_claim(&link, &network).await?;
@@ -78,6 +81,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         software_dir,
         groups,
         network,
+        names: NameService::default(),
         images,
         layers: layer_names(),
         files_soft: config.defaults.files_limit,
@@ -235,6 +239,7 @@ impl Machine {
     async fn reconnect(self: Arc<Self>) -> Result<(), Problem> {
         connect_or_spawn(&self.link, &self.run).await?;
         keep_claim(&self.link, &self.network).await?;
+        self.keep_names_again().await?;
         self.learn_mounted().await?;
         let mut expected: HashSet<_> = self.link.expected_exits().into_iter().collect();
         for (entry, pidfd) in self.settled().await? {

@@ -413,7 +413,7 @@ impl Machine {
             },
             storage,
             etc: EtcFiles {
-                resolv_conf: &self.network.resolv_conf(spec),
+                resolv_conf: &self.network.resolv_conf(spec, self.names.is_on()),
                 hosts: &hosts(hostname, spec, order.addresses),
             },
             volumes,

@@ -1,0 +1,95 @@
+//! The node's names: what containers learn about each other, kept up to date with what the drivers publish.
+//!
+//! ```text
+//!   driver ── publish ──> changed ──> one task: all snapshots ──> table ──> service (see machine/names.rs)
+//! ```
+//!
+//! Changes that come while a table is being written are in the next one; nobody waits for it. A container has its name
+//! from the moment its start begins until its end is known, so that whoever was told that it runs finds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_model::{ContainerState, IdRange};
+use insula_plan::protocol::names::NamedContainer;
+use tokio::sync::Notify;
+
+use crate::container::snapshot::Snapshot;
+use crate::context::Context;
+
+/// Between two looks at the host's name servers, which change without a word to us.
+const RESOLVERS_LOOK: Duration = Duration::from_secs(5);
+
+/// Where drivers say that something changed.
+#[derive(Debug, Default)]
+pub(crate) struct NameChanges(Notify);
+
+impl NameChanges {
+    /// A name, a state or an address changed.
+    pub(crate) fn tell(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Starts the service, if the node is to have one. Without it containers ask the host's name servers.
+pub(crate) async fn begin(context: &Context) {
+    if !context.config.network.names {
+        return;
+    }
+    let ids = match context.host.ids_of_guests() {
+        Some(ids) => context.ids.take_again(ids),
+        None => context.ids.take(),
+    };
+    let begun = match ids {
+        Ok(ids) => context.host.begin_names(ids).await.inspect_err(|_| context.ids.give_back(ids)),
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = begun {
+        tracing::warn!(detail = problem.detail, "containers do not find each other by name");
+    }
+}
+
+/// The service ended with everything else: its ids are free.
+pub(crate) fn end(context: &Context, ids: Option<IdRange>) {
+    if let Some(ids) = ids {
+        context.ids.give_back(ids);
+    }
+}
+
+/// Writes the table whenever something changed; never returns.
+pub(crate) async fn keep_up(context: Arc<Context>) {
+    let mut looks = tokio::time::interval(RESOLVERS_LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = context.names.0.notified() => {}
+            _ = looks.tick() => {}
+        }
+        if let Err(problem) = context.host.write_names(containers(&context)).await {
+            tracing::error!(detail = problem.detail, "names of containers");
+        }
+    }
+}
+
+/// All containers that have addresses of their own, as the service is to know them.
+pub(crate) fn containers(context: &Context) -> Vec<NamedContainer> {
+    let handles = context.directory.all();
+    handles.iter().filter_map(|handle| named(&handle.snapshot())).collect()
+}
+
+fn named(now: &Snapshot) -> Option<NamedContainer> {
+    let record = &now.record;
+    let addresses = [record.addresses.v4.map(Into::into), record.addresses.v6.map(Into::into)];
+    let addresses: Vec<_> = addresses.into_iter().flatten().collect();
+    // Without a network of its own it is found by nobody, and its name is not kept from the host's name servers.
+    if addresses.is_empty() || now.state.is_none() {
+        return None;
+    }
+    let name = record.name.as_str().to_owned();
+    let other = now.spec.hostname.as_deref().map(str::to_ascii_lowercase).filter(|other| *other != name);
+    let is_up = now.is_up() || now.state == Some(ContainerState::Starting);
+    Some(NamedContainer {
+        names: std::iter::once(name).chain(other).collect(),
+        addresses: if is_up { addresses } else { Vec::new() },
+    })
+}
