@@ -11,26 +11,29 @@ finish() {
 	rm -rf "$work"
 }
 say() { printf '\n# %s\n' "$*"; }
-show() { printf '$ %s\n' "$*" && "$@"; }
-debian() { # VERSION PACKAGE…: a root archive of Debian bookworm with these packages, made by mmdebstrap
-	local version=$1 && shift
-	mmdebstrap --quiet --variant=minbase --include="$(IFS=, && echo "$*")" \
-		--customize-hook="echo $version > \"\$1/etc/demo-version\"" bookworm "$work/$version.tar" 2>/dev/null
+show() { # the command as one would type it, then what it does
+	printf '$'
+	for word; do case $word in *[!a-zA-Z0-9@:=./,_-]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac; done
+	echo && "$@"
 }
 
-say "Two versions of a Debian image are made with mmdebstrap; the second one has curl in it"
-debian 12.1 python3-minimal libpython3-stdlib && debian 12.2 python3-minimal libpython3-stdlib curl
 insula node run --name demo --state-dir "$work/state" --run-dir "$work/run" >"$work/log" 2>&1 &
 node=$!
 trap finish EXIT
 until [ -S "$INSULA_SOCKET" ]; do kill -0 "$node"; sleep 0.1; done
+cd "$(dirname "$0")/.."
 
-show insula image import debian@12.1 "$work/12.1.tar" && show insula image import debian@12.2 "$work/12.2.tar"
+say "A Debian image is built from a recipe; the second version is the first one and a command that installs curl"
+show insula image build demo/images/debian-12.1.toml
+show insula image build demo/images/debian-12.2.toml
 show insula image list
+say "Only what passed its own checks gets into production"
+show insula image promote debian@12.2 || true
+show insula image test debian@12.2 && show insula image promote debian@12.2
 say "One command in a container of its own, its root read-only"
 show insula run --rm debian@12.1 sh -c 'id; cat /etc/demo-version; touch /usr/x || true'
 say "Ten web servers on the one image; what they keep is in /data"
-for n in $(seq 10); do insula run -d --name "web$n" debian@12.1 python3 -m http.server --directory /data 80 >/dev/null; done
+for n in $(seq 10); do insula run -d --name "web$n" debian@12.1 >/dev/null; done
 insula exec web1 sh -c 'echo "hello from /data" > /data/index.html'
 show insula list
 say "libc's text, summed over all containers, in KiB: one copy is shared by all"

@@ -154,7 +154,7 @@ fn spec_of(image: &ImageId, step: &RunStep) -> ContainerSpec {
 
 impl CommandRunner for Runner {
     fn run(&mut self, root: &UnfinishedRoot<'_>, step: &RunStep) -> Result<(), RunStepError> {
-        self.progress.output(vec![plain(format!("$ {}", step.command.join(" ")).as_bytes())]);
+        self.progress.output(vec![plain(format!("$ {}", step.shown()).as_bytes())]);
         let spec = Arc::new(spec_of(&self.image, step));
         self.site(root, step.network)?;
         let Some(site) = &self.site else { return Ok(()) };

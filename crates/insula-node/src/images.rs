@@ -312,6 +312,10 @@ fn dropped_attributes(number: u64) -> Option<String> {
 /// Runs blocking work of the store with an operation's progress and cancellation.
 fn watched<T>(progress: &Progress, work: impl FnOnce(Watch<'_>) -> T) -> T {
     let report = |now: progress::Progress| {
+        if let (Phase::Run, Some(steps)) = (now.phase, now.total) {
+            // Commands are counted, not bytes.
+            return progress.report(&format!("running command {} of {}", now.done.0 + 1, steps.0), 0, None);
+        }
         let phase = match now.phase {
             Phase::Bootstrap => "bootstrapping",
             Phase::Import => "importing",

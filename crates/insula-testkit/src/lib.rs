@@ -12,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a harness for tests: what fails here fails the test")]
 
 mod busybox;
+mod debian;
 mod finished;
 mod host;
 mod node;
@@ -20,6 +21,7 @@ mod report;
 mod screen;
 
 pub use busybox::{BUSYBOX, archive};
+pub use debian::debian_archive;
 pub use finished::{Finished, finish_bounded, run_bounded};
 pub use host::{Leftovers, Owned};
 pub use node::{Node, NodeOptions};

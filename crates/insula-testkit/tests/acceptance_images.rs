@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use insula_testkit::{Node, eventually};
+use insula_testkit::{Node, debian_archive, eventually};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -36,8 +36,9 @@ fn prints(node: &Node, words: &[&str]) -> String {
 fn assert_no_operation_left(node: &Node) {
     eventually("no unfinished image is left", || {
         let left = std::fs::read_dir(node.state_dir().join("images/.incoming")).unwrap().count();
-        let containers = std::fs::read_dir(node.state_dir().join("containers")).map_or(0, Iterator::count);
-        (left == 0 && containers == 0).then_some(())
+        let [containers, data] =
+            ["containers", "v"].map(|name| std::fs::read_dir(node.state_dir().join(name)).map_or(0, Iterator::count));
+        (left == 0 && containers == 0 && data == 0).then_some(())
     });
 }
 
@@ -347,4 +348,102 @@ fn live_a02_verify_names_the_file_of_a_flipped_bit_and_nothing_starts_from_it() 
     assert!(said.contains("/usr/line"), "{said}");
     let said = node.fails(125, ["run", "--rm", "small", "true"]);
     assert!(said.contains("small@1 is damaged"), "{said}");
+}
+
+/// The package is made by the recipe itself, so that the test needs no mirror but the archive's.
+#[test]
+fn live_debian_a01_a_package_is_installed_by_a_recipe_over_a_debian_root() {
+    let archive = debian_archive();
+    let node = Node::start();
+    let text = format!(
+        r#"
+        name = "debian"
+        version = "1"
+        timezone = "Europe/Rome"
+        [base]
+        tar = "{}"
+        [env]
+        GREETING = "good day"
+        [[users]]
+        name = "app"
+        groups = ["www-data"]
+        [[files]]
+        path = "/build/DEBIAN/control"
+        content = "Package: own\nVersion: 1.2\nArchitecture: all\nMaintainer: a <a@b>\nDescription: d\n"
+        [[files]]
+        path = "/build/opt/own"
+        content = "from the package\n"
+        [[run]]
+        shell = "dpkg-deb --root-owner-group --build /build /own.deb && dpkg --install /own.deb && rm -r /own.deb /build"
+        [[run]]
+        command = ["sh", "-c", "adduser --system --no-create-home robot && install -o app -d /srv/app"]
+        [[places]]
+        path = "/etc"
+        size = "7MiB"
+        [[places]]
+        path = "/var"
+        size = "21MiB"
+        [config]
+        user = "app"
+        checks = [["dpkg", "--verify", "own"], ["sh", "-c", "id robot && test \"$GREETING\" = 'good day'"]]
+        "#,
+        archive.display()
+    );
+    let path = node.directory().join("debian.toml");
+    std::fs::write(&path, text).unwrap();
+    let built = node.ok(["image", "build", path.to_str().unwrap()]);
+    assert!(built.stderr.contains("Setting up own (1.2)"), "{}", built.stderr);
+    let script = "cat /opt/own; id -nG; stat -c %U /srv/app; ls / | grep -c build; \
+                  df -k --output=size /etc /var | tail -n 2; date +%Z";
+    let run = node.ok(["run", "--rm", "debian", "sh", "-c", script]);
+    let lines: Vec<_> = run.text().lines().map(str::trim).collect();
+    let (zone, others) = lines.split_last().unwrap();
+    assert_eq!(others, ["from the package", "app www-data", "app", "0", "7168", "21504"]);
+    assert!(["CET", "CEST"].contains(zone), "{zone}");
+    assert_eq!(node.json(["image", "test", "debian@1"])["passed"], true);
+    node.ok(["image", "promote", "debian@1"]);
+}
+
+/// Processes that were told to keep their files below `directory`.
+fn working_below(directory: &Path) -> usize {
+    let mark = format!("TMPDIR={}/", directory.display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let environs = processes.filter_map(|process| std::fs::read(process.path().join("environ")).ok());
+    environs.filter(|environ| String::from_utf8_lossy(environ).contains(&mark)).count()
+}
+
+#[test]
+fn live_debian_a01_a_bootstrap_whose_daemon_is_killed_stops_and_leaves_nothing() {
+    let mut node = Node::start();
+    let path = node.directory().join("debian.toml");
+    std::fs::write(&path, "name = \"debian\"\nversion = \"1\"\n[base]\nsuite = \"bookworm\"\n").unwrap();
+    let mut build = node.insula(["image", "build"]);
+    let mut build = build.arg(&path).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let work = node.state_dir().join("images");
+    eventually("the bootstrap works", || {
+        let incoming = std::fs::read_dir(work.join(".incoming")).unwrap().filter_map(Result::ok);
+        let mut unpacked = incoming.filter_map(|operation| std::fs::read_dir(operation.path().join("work")).ok());
+        unpacked.any(|files| files.count() > 0).then_some(())
+    });
+    assert!(working_below(&work) > 0);
+    node.kill_daemon();
+    assert!(!build.wait().unwrap().success());
+    node.start_daemon();
+    assert_no_operation_left(&node);
+    eventually("nobody works for the build", || (working_below(&work) == 0).then_some(()));
+    assert_no_operation_left(&node);
+}
+
+#[test]
+fn live_a01_the_complete_example_of_the_documentation_works() {
+    let page = include_str!("../../../docs/recipes.md");
+    let (_, examples) = page.split_once("## Complete examples").unwrap();
+    let (_, example) = examples.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let node = Node::start();
+    let path = node.directory().join("hello.toml");
+    std::fs::write(&path, example).unwrap();
+    node.ok(["image", "build", path.to_str().unwrap()]);
+    assert_eq!(node.ok(["run", "--rm", "hello", "there"]).text(), "hello, there, from root");
+    assert_eq!(node.json(["image", "test", "hello@1"])["passed"], true);
 }

@@ -1,41 +1,16 @@
 //! Programs that people run, on a Debian image: web servers, databases, a whole system with systemd.
 //!
-//! The image is made once by `mmdebstrap` from the mirror of the host's apt, and kept beside the programs.
+//! The image is made once, see [`debian_archive`].
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use insula_testkit::{Node, eventually, run_bounded};
-
-/// Longest that making the image may take.
-const BUILD_PATIENCE: Duration = Duration::from_secs(230);
-
-const PACKAGES: &str = "nginx-light,redis-server,python3,procps,iproute2,systemd-sysv,dbus,openssh-server,postgresql";
-
-/// The archive of the image; made by the first who asks.
-fn archive() -> PathBuf {
-    // Tests run in `deps/` of a build folder; the archive is for all builds.
-    let target = std::env::current_exe().unwrap().ancestors().nth(4).unwrap().join("test-images");
-    std::fs::create_dir_all(&target).unwrap();
-    let lock = std::fs::File::create(target.join("lock")).unwrap();
-    lock.lock().unwrap();
-    let archive = target.join("debian.tar");
-    if !archive.exists() {
-        let unfinished = target.join("unfinished.tar");
-        let mut command = Command::new("mmdebstrap");
-        command.args(["--variant=minbase", "--include", PACKAGES, "bookworm"]).arg(&unfinished);
-        let _ = run_bounded(command, b"", BUILD_PATIENCE).ok();
-        std::fs::rename(&unfinished, &archive).unwrap();
-    }
-    archive
-}
+use insula_testkit::{Node, debian_archive, eventually};
 
 fn node() -> Node {
-    let archive = archive();
+    let archive = debian_archive();
     let node = Node::start();
     node.ok(["image", "import", "debian@12", archive.to_str().unwrap()]);
     node

@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde::Serialize;
 
 use super::parse::RecipeValueError;
@@ -233,8 +232,6 @@ fn arguments(base: &DebianBase, sources: Vec<String>) -> Vec<String> {
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a failed program's messages that are shown.
 const MESSAGE_BYTES: usize = 2048;
-/// Seconds that a program has to clean up after it was told to stop.
-const STOP_SECONDS: i64 = 30;
 /// Nanoseconds without a byte of the archive after which the build looks around.
 const SILENCE_NS: i64 = 500_000_000;
 
@@ -261,9 +258,11 @@ impl<'build> Bootstrap<'build> {
         if !PATH.split(':').any(|folder| Path::new(folder).join("mmdebstrap").is_file()) {
             return Err(BootstrapError::NotInstalled);
         }
-        // Told to stop when whoever builds dies, so that it does not work on for nobody.
+        // In a process tree and with mounts of its own, which end with whoever builds: asked to stop, it waits for its
+        // children, and killed, it leaves them and its mounts behind.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "mmdebstrap"]).args(arguments(base, sources)).env_clear();
+        command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
+        command.arg("mmdebstrap").args(arguments(base, sources)).env_clear();
         // Nothing of the daemon's environment may change an image.
         command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root").env("TMPDIR", scratch);
         command.env("SOURCE_DATE_EPOCH", epoch.to_string());
@@ -326,23 +325,17 @@ impl Read for Bootstrap<'_> {
 }
 
 impl Drop for Bootstrap<'_> {
-    /// A build that ends early stops the program: it gets the time to unmount and remove what it made.
+    /// A build that ends early ends the program with everything that it started.
     fn drop(&mut self) {
         if self.ended {
             return;
         }
-        let pid = Pid::from_child(&self.child);
-        let stopped = kill_process(pid, Signal::TERM).is_ok()
-            && pidfd_open(pid, PidfdFlags::empty()).is_ok_and(|pidfd| {
-                let timeout = Timespec { tv_sec: STOP_SECONDS, tv_nsec: 0 };
-                poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
-            });
-        if !stopped {
-            // Not listening; what it leaves is in the operation's own directory.
-            let _ = self.child.kill();
-        }
-        // Reaped, whatever it was: there is nobody left to tell.
+        // It may have ended by itself; reaped, whatever it was: there is nobody left to tell.
+        let _ = self.child.kill();
         let _ = self.child.wait();
+        // All its processes write their messages to one pipe: its end is the end of the last of them, and what they
+        // have unpacked can be removed.
+        let _ = self.messages.take().map(JoinHandle::join);
     }
 }
 

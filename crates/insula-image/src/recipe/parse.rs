@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::accounts::User;
 use super::debian::{DebianBase, check_component, check_mirror, check_package, check_suite, check_variant};
-use super::run::{NetworkAccess, RunStep};
+use super::run::{NetworkAccess, RunStep, SHELL};
 use crate::mount_target::{MountPlanError, check_mount_plan};
 use crate::path::ImagePath;
 
@@ -516,7 +516,7 @@ fn convert_users(raw: Vec<RawUser>) -> Result<Vec<User>, ParseRecipeError> {
 fn convert_run(raw: Vec<RawRun>) -> Result<Vec<RunStep>, ParseRecipeError> {
     let convert = |(index, step): (usize, RawRun)| {
         let command = match (step.shell, step.command) {
-            (Some(shell), None) => vec!["/bin/sh".to_owned(), "-ec".to_owned(), shell],
+            (Some(shell), None) => SHELL.map(str::to_owned).into_iter().chain([shell]).collect(),
             (None, Some(command)) => command,
             _ => {
                 let fields = &["shell", "command"];

@@ -15,6 +15,8 @@ use rustix::mount::{
 };
 use serde::Serialize;
 
+/// What runs scripts; they end at the first command that fails.
+pub(super) const SHELL: [&str; 2] = ["/bin/sh", "-ec"];
 /// Name of the upper directory in a layer.
 pub(super) const UPPER_DIR: &str = "u";
 /// Name of the overlay's own directory in a layer.
@@ -29,6 +31,21 @@ pub struct RunStep {
     pub command: Vec<String>,
     /// Whether it reaches the network.
     pub network: NetworkAccess,
+}
+
+impl RunStep {
+    /// The command as the recipe says it: a script, or the words of the command line.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        shown(&self.command)
+    }
+}
+
+fn shown(command: &[String]) -> String {
+    match command {
+        [shell, option, script] if [shell.as_str(), option] == SHELL => script.clone(),
+        command => command.join(" "),
+    }
 }
 
 /// Whether a command of a recipe reaches the network.
@@ -57,7 +74,7 @@ pub struct UnfinishedRoot<'build> {
 #[derive(Debug, thiserror::Error)]
 pub enum RunStepError {
     /// It ran and did not exit 0.
-    #[error("command `{}` ended with code {code}{}", command.join(" ").escape_debug(), last_words(output))]
+    #[error("command `{}` ended with code {code}{}", shown(command).escape_debug(), last_words(output))]
     Failed {
         /// Command line.
         command: Vec<String>,

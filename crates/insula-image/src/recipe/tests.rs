@@ -54,6 +54,16 @@ fn the_recipe_of_the_documentation_is_one() {
 }
 
 #[test]
+fn the_recipes_of_the_tour_are_recipes() {
+    let [first, second] = [
+        include_str!("../../../../demo/images/debian-12.1.toml"),
+        include_str!("../../../../demo/images/debian-12.2.toml"),
+    ]
+    .map(|text| Recipe::parse(text).unwrap());
+    assert_eq!((first.id, second.base), (id("debian@12.1"), super::Base::Image(id("debian@12.1"))));
+}
+
+#[test]
 fn the_same_recipe_gives_the_same_image() {
     let digests = [(), ()].map(|()| {
         let store = TestStore::new();

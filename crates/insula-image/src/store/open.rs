@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use insula_model::{ImageId, ImageName, ImageVersion};
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::incoming::make_dir;
 use super::index::{DamageMark, Entry, ImageInfo, SharedIndex};
@@ -191,12 +192,17 @@ impl Store {
 fn remove_operations(dir: &Path) -> Result<u64, StoreFileError> {
     let mut next = 0;
     for (name, operation) in entries(dir)? {
+        // A build that was killed in the moment in which it had its image attached; mostly there is nothing there.
+        let _ = unmount(operation.join(ATTACHED), UnmountFlags::DETACH);
         if remove_tree(&operation).is_err() {
             next = next.max(number_of(&name).map_or(0, |number| number.saturating_add(1)));
         }
     }
     Ok(next)
 }
+
+/// Where a build attaches its unfinished image for a moment, in the directory of its operation.
+const ATTACHED: &str = "work/layer/attached";
 
 /// The number in the name of an operation's directory.
 fn number_of(name: &str) -> Option<u64> {
