@@ -101,10 +101,7 @@ impl Claim {
     pub fn acquire(request: &ClaimRequest<'_>) -> Result<Self, ClaimError> {
         let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(request.dir);
         made.map_err(failed("mkdir", request.dir))?;
-        let lock_path = request.dir.join("lock");
-        let lock = open(&lock_path)?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed("flock", &lock_path)(errno.into()))?;
-
+        let _lock = lock_all(request.dir)?;
         let path = path_of(request.dir, request.node);
         let mut file = open(&path)?;
         if !try_lock(&file, &path)? {
@@ -141,12 +138,15 @@ impl Claim {
         self.subnets
     }
 
-    /// Gives the claim up at once and for ever. A claim that is only dropped is found again by its node.
+    /// Gives the claim up for ever, as soon as nobody holds its file open. A claim that is only dropped leaves its
+    /// file, and is found again by its node.
     ///
     /// # Errors
     ///
     /// The file could not be removed.
-    pub fn release(self) -> Result<(), ClaimError> {
+    pub fn release(&self) -> Result<(), ClaimError> {
+        // Whoever claims at this moment has either seen the file as held, or sees none.
+        let _lock = self.path.parent().map(lock_all).transpose()?;
         fs::remove_file(&self.path).map_err(failed("unlink", &self.path))
     }
 }
@@ -156,6 +156,14 @@ impl AsFd for Claim {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Keeps everybody else from looking and choosing.
+fn lock_all(dir: &Path) -> Result<File, ClaimError> {
+    let path = dir.join("lock");
+    let lock = open(&path)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|errno| failed("flock", &path)(errno.into()))?;
+    Ok(lock)
 }
 
 fn path_of(dir: &Path, node: &NodeName) -> PathBuf {

@@ -41,6 +41,7 @@ mod rights;
 mod settings;
 mod store;
 mod trial;
+mod volumes;
 mod whois;
 
 #[cfg(test)]

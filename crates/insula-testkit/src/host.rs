@@ -36,7 +36,7 @@ pub struct Leftovers {
     pub links: Vec<String>,
     /// nftables tables, as family and name.
     pub tables: Vec<(String, String)>,
-    /// Files of claimed ids.
+    /// Files of claimed ids and subnets.
     pub claims: Vec<PathBuf>,
 }
 
@@ -201,10 +201,12 @@ fn tables(owned: &Owned) -> Vec<(String, String)> {
     text.lines().filter_map(table).collect()
 }
 
-/// Claims hold the path of the claiming node's state directory.
+/// Claims of ids hold the path of the claiming node's state directory, the claim of subnets bears its name.
 fn claims(owned: &Owned) -> Vec<PathBuf> {
     let directory = owned.below();
-    entries("/run/insula-claims/ids").filter(|file| read(file).starts_with(&directory)).collect()
+    let subnets = PathBuf::from(format!("/run/insula-claims/network.{}", owned.name));
+    let ids = entries("/run/insula-claims/ids").filter(|file| read(file).starts_with(&directory));
+    ids.chain(Some(subnets).filter(|file| file.exists())).collect()
 }
 
 #[cfg(test)]

@@ -158,6 +158,12 @@ impl Node {
         Pid::from_child(self.daemon.as_ref().unwrap())
     }
 
+    /// Whether the daemon was started and not killed since.
+    #[must_use]
+    pub fn has_daemon(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// Kills the daemon without a word.
     ///
     /// # Panics

@@ -2,8 +2,9 @@
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -166,5 +167,96 @@ fn live_users_of_the_container_are_not_those_of_the_host() {
         "chroot /proc/1/root true",
     ] {
         assert_ne!(node.run(["exec", "c", "sh", "-c", command]).code, 0, "{command}");
+    }
+}
+
+/// Asks the node itself, on one connection: the commands' own start would take longer than the answers.
+struct Asker(BufReader<UnixStream>);
+
+impl Asker {
+    fn of(node: &Node) -> Self {
+        let stream = UnixStream::connect(node.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The name of the container, or none.
+    fn whois(&mut self, question: &str) -> Option<String> {
+        write!(self.0.get_mut(), "GET /v1/whois?{question} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the connection goes on");
+            match line.trim_end().to_ascii_lowercase().split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().unwrap(),
+                None if line == "\r\n" => break,
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        answer["name"].as_str().map(str::to_owned)
+    }
+}
+
+#[test]
+fn live_a20_ten_thousand_random_questions_are_answered_right() {
+    let node = node();
+    let mut questions = vec![("pid=1".to_owned(), None), ("address=192.0.2.9".to_owned(), None)];
+    for number in 0..5 {
+        let name = format!("c{number}");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let publish = format!("127.0.0.1:{port}:80");
+        node.ok(["run", "-d", "--name", &name, "-p", &publish, "busybox", "sh", "-c", "sleep 1000 & sleep 1000"]);
+        let shown = node.show(&name);
+        let base = shown["uid_base"].as_u64().unwrap();
+        let text = |key: &str| shown[key].as_str().unwrap().to_owned();
+        let (address, data) = (text("address"), text("data_path"));
+        let mut own = vec![format!("address=127.0.0.1:{port}"), format!("address={address}:80")];
+        own.extend([format!("address={address}"), format!("address={}", text("address6"))]);
+        own.extend([format!("path={data}"), format!("path={data}/service")]);
+        own.extend((0..20).map(|step| format!("gid={}", base + step * 3_449)));
+        own.extend(node.json(["top", &name]).as_array().unwrap().iter().map(|row| format!("pid={}", row["pid"])));
+        questions.extend(own.into_iter().map(|question| (question, Some(name.clone()))));
+        questions.push((format!("gid={}", base.wrapping_sub(1).min(65_535)), None));
+    }
+    let mut asker = Asker::of(&node);
+    let mut random: u64 = 0x9E37_79B9_7F4A_7C15;
+    for _ in 0..10_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let index = usize::try_from(random % u64::try_from(questions.len()).unwrap()).unwrap();
+        let (question, expected) = &questions[index];
+        assert_eq!(asker.whois(question), *expected, "{question}");
+    }
+}
+
+#[test]
+fn live_a14_sockets_and_routes_of_a_container_are_its_own() {
+    let node = node();
+    let (a, b) = (start_web(&node, "a", &[]), start_web(&node, "b", &[]));
+    for address in [&a, &b] {
+        eventually("it serves", || get(&format!("{address}:80")));
+    }
+    node.ok(["exec", "b", "sh", "-c", "nc -l -p 4242 </dev/null >/dev/null 2>&1 &"]);
+    let listening = |name: &str| {
+        let listed = node.ok(["exec", name, "netstat", "-l", "-t", "-u", "-n"]).stdout;
+        let lines = listed.lines().filter(|line| line.contains("LISTEN"));
+        lines.map(|line| line.split_ascii_whitespace().nth(3).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the other listener is there", || (listening("b").len() == 2).then_some(()));
+    assert_eq!(listening("a"), [":::80"]);
+    // What the host sees in the container's network is the same, and nothing of it is in the host's own.
+    let pid = node.show("a")["pid"].to_string();
+    let mut ss = Command::new("nsenter");
+    ss.args(["--target", &pid, "--net", "ss", "--no-header", "--listening", "--tcp", "--udp", "--numeric"]);
+    assert_eq!(run_bounded(ss, b"", PATIENCE).ok().stdout.lines().count(), 1);
+    for (name, address) in [("a", &a), ("b", &b)] {
+        let routes = node.ok(["exec", name, "ip", "route"]).stdout;
+        assert!(routes.contains("default via 169.254.1.1"), "{routes}");
+        let own = node.ok(["exec", name, "ip", "-o", "-4", "address", "show", "eth0"]).stdout;
+        assert!(own.contains(&format!("{address}/32")), "{own}");
     }
 }

@@ -1,6 +1,9 @@
 //! Random operations and random deaths for a while; afterwards nothing is left and everything still answers.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use insula_testkit::{Node, eventually};
@@ -12,13 +15,19 @@ const SECONDS_VARIABLE: &str = "INSULA_SOAK_SECONDS";
 /// Seconds when nothing is said.
 const SECONDS_DEFAULT: u64 = 30;
 
+/// Where a run's random numbers begin; a failed run says its own.
+const SEED_VARIABLE: &str = "INSULA_SOAK_SEED";
+
+/// Longest until nothing of what was deleted is left.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// Names that the operations choose from.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// Most that the daemon's resident memory may grow between the warm-up and the end, in KiB.
 const GROWTH_KIB_MAX: u64 = 32 * 1024;
 
-/// A small generator; the seed is printed, so that a failed run can be repeated.
+/// A small generator.
 struct Random(u64);
 
 impl Random {
@@ -34,22 +43,91 @@ impl Random {
     }
 }
 
-/// One operation. It may be refused for good reasons (no such container, busy); it must end, and not as a bug of ours.
-fn operate(node: &Node, random: &mut Random) {
+/// Words of one operation. It may be refused for good reasons (no such container, busy, a program that was killed).
+fn operation(random: &mut Random) -> Vec<&'static str> {
     let name = random.name();
-    let words: &[&str] = match random.below(11) {
-        0..=2 => &["run", "-d", "--name", name, "busybox", "sh", "-c", "while :; do date; sleep 0.2; done"],
-        3 => &["run", "--rm", "busybox", "true"],
-        4 => &["exec", name, "true"],
-        5 => &["stop", "--timeout", "0", name],
-        6 => &["start", name],
-        7 => &["restart", "--timeout", "0", name],
-        8 => &["kill", name],
-        9 => &["delete", "--force", name],
-        _ => &["list"],
-    };
-    let done = node.run(words);
-    assert!(!done.stderr.contains("panicked"), "{done:?}");
+    match random.below(13) {
+        0..=2 => {
+            let endless = "while :; do date; sleep 0.2; done";
+            vec!["run", "-d", "--name", name, "-p", "127.0.0.1:0:80", "busybox", "sh", "-c", endless]
+        }
+        3 => vec!["run", "--rm", "busybox", "true"],
+        4 => vec!["run", "--rm", "--root", "writable", "busybox", "touch", "/data/x", "/usr/x"],
+        5 => vec!["exec", name, "true"],
+        6 => vec!["stop", "--timeout", "0", name],
+        7 => vec!["start", name],
+        8 => vec!["restart", "--timeout", "0", name],
+        9 => vec!["kill", name],
+        10 => {
+            vec!["run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", "sleep 0.1; exit 1"]
+        }
+        11 => vec!["delete", "--force", name],
+        _ => vec!["list"],
+    }
+}
+
+/// Operations at the same time; one of the node's programs dies when some of them are done. All must end, and none as
+/// a bug of ours.
+fn operate(node: &mut Node, random: &mut Random) {
+    let clients = (0..4).map(|_| {
+        let words = operation(random);
+        let mut client = node.insula(&words);
+        client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        (words, client.spawn().unwrap())
+    });
+    let mut clients: Vec<_> = clients.collect();
+    let dies_after = random.below(12);
+    for index in 0..=clients.len() {
+        if u64::try_from(index).unwrap() == dies_after {
+            match random.below(3) {
+                0 => node.kill_daemon(),
+                1 => kill(node.servant("insula-launcher")),
+                _ => kill(node.servant("insula-keeper")),
+            }
+        }
+        let Some((words, client)) = clients.get_mut(index) else { break };
+        eventually(&format!("{words:?} ends"), || client.try_wait().unwrap());
+        let mut said = String::new();
+        client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!said.contains("panicked"), "{words:?}: {said}");
+    }
+    if !node.has_daemon() {
+        node.start_daemon();
+    }
+}
+
+/// What of a node is there whatever containers come and go: nothing in here may grow.
+fn held(node: &Node) -> Vec<(String, usize)> {
+    let entries = |path: PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let on_host = node.on_host();
+    let mut held = vec![
+        ("processes".to_owned(), on_host.processes.len()),
+        ("mounts".to_owned(), on_host.mounts.len()),
+        ("control groups".to_owned(), on_host.cgroups.len()),
+        ("links".to_owned(), on_host.links.len()),
+        ("data directories".to_owned(), entries(node.state_dir().join("v"))),
+        ("other directories".to_owned(), entries(node.state_dir().join("containers"))),
+        ("facts".to_owned(), entries(node.run_dir().join("containers"))),
+        ("elements of the table".to_owned(), table_elements(node)),
+    ];
+    for servant in ["insula-launcher", "insula-keeper"] {
+        let Some(pid) = node.servant(servant) else { continue };
+        let folder = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+        held.push((format!("descriptors of {servant}"), entries(folder.join("fd"))));
+        let mounts = std::fs::read_to_string(folder.join("mountinfo")).unwrap_or_default();
+        let own = |line: &&str| line.contains(" - erofs ") || line.contains(node.name());
+        held.push((format!("mounts of {servant}"), mounts.lines().filter(own).count()));
+    }
+    held
+}
+
+/// Addresses and ports of containers that the node's table knows.
+fn table_elements(node: &Node) -> usize {
+    let table = node.on_host().tables.into_iter().next();
+    let Some((family, name)) = table else { return 0 };
+    let listed = Command::new("nft").args(["list", "table", &family, &name]).output().unwrap();
+    // Links are named after containers.
+    String::from_utf8_lossy(&listed.stdout).matches("\"insula").count()
 }
 
 fn kill(pid: Option<Pid>) {
@@ -68,31 +146,43 @@ fn resident_kib(pid: Pid) -> u64 {
 #[test]
 fn live_random_operations_and_deaths_leave_nothing() {
     let seconds = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS_DEFAULT);
-    let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
-    println!("seed {seed}");
-    let mut random = Random(u64::from(seed) | 1);
+    let seed = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos()));
+    println!("{SEED_VARIABLE}={seed}");
+    let mut random = Random(seed | 1);
     let mut node = Node::start();
     node.import_busybox();
+    node.ok(["run", "--rm", "busybox", "true"]);
+    let before = held(&node);
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut base = None;
+    let mut daemon = node.daemon_pid();
     while Instant::now() < end {
-        for _ in 0..8 {
-            operate(&node, &mut random);
+        operate(&mut node, &mut random);
+        if daemon != node.daemon_pid() {
+            (daemon, base) = (node.daemon_pid(), None);
         }
-        base.get_or_insert_with(|| resident_kib(node.daemon_pid()));
-        if random.below(4) == 0 {
-            node.kill_daemon();
-            node.start_daemon();
-        }
+        let base = *base.get_or_insert_with(|| resident_kib(daemon));
+        let grown = resident_kib(daemon).saturating_sub(base);
+        assert!(grown <= GROWTH_KIB_MAX, "the daemon grew by {grown} KiB");
     }
-    let grown = resident_kib(node.daemon_pid()).saturating_sub(base.unwrap_or_default());
-    assert!(grown <= GROWTH_KIB_MAX, "the daemon grew by {grown} KiB");
-    for name in NAMES {
-        let _ = node.run(["delete", "--force", name]);
+    eventually("starts work", || (node.run(["run", "--rm", "busybox", "true"]).code == 0).then_some(()));
+    for container in node.json(["list"]).as_array().unwrap() {
+        let name = container["name"].as_str().unwrap();
+        let done = node.run(["delete", "--force", name]);
+        assert!([0, 3].contains(&done.code), "{name} is deleted, unless it went by itself: {}", done.stderr);
     }
-    assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
-    eventually("nothing of the containers is left", || node.on_host().links.is_empty().then_some(()));
-    node.ok(["run", "--rm", "busybox", "true"]);
+    let at_most_before = || held(&node).iter().zip(&before).all(|((_, now), (_, before))| now <= before);
+    eventually_or(at_most_before, || format!("{before:?} before, now {:?}\n{}", held(&node), node.on_host()));
+}
+
+/// Waits for `condition`; what `explain` says is in the panic when it does not come.
+fn eventually_or(mut condition: impl FnMut() -> bool, explain: impl Fn() -> String) {
+    let end = Instant::now() + SETTLE_TIME_MAX;
+    while !condition() {
+        assert!(Instant::now() < end, "something is left: {}", explain());
+        std::thread::yield_now();
+    }
 }
 
 #[test]

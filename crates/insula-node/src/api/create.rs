@@ -42,11 +42,18 @@ pub(super) async fn create(
     let (attach, start) = (request.attach, request.start);
     let (handle, resolved) = create_container(&context, request).await?;
     let snapshot = handle.snapshot();
+    let mut warnings: Vec<String> = resolved.warning.into_iter().collect();
+    if !snapshot.spec.volumes.is_empty() {
+        let spec = snapshot.spec.clone();
+        let told = tokio::task::spawn_blocking(move || crate::volumes::warnings(&spec.volumes));
+        // What cannot be looked at is not warned of; the start says what it is.
+        warnings.extend(told.await.unwrap_or_default());
+    }
     let mut created = CreatedContainer {
         id: handle.id,
         name: snapshot.record.name.clone(),
         image: resolved.image,
-        warnings: resolved.warning.into_iter().collect(),
+        warnings,
         attach_token: None,
     };
     if attach {

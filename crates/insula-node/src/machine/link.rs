@@ -12,7 +12,9 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use insula_api::{Problem, ProblemCode};
 use insula_model::ContainerId;
@@ -28,6 +30,9 @@ use super::failure::{failure_problem, lost};
 use crate::attach::server::watch as watch_fd;
 use crate::host::Exit;
 
+/// Longest wait for a launcher's successor.
+const SUCCESSOR_WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// Outcome of a call with its descriptors.
 pub(super) type Outcome = Received<LauncherOutcome>;
 
@@ -36,12 +41,16 @@ pub(super) type Outcome = Received<LauncherOutcome>;
 struct Connection {
     channel: Channel,
     ready: AsyncFd<OwnedFd>,
+    /// Nobody reads from it any more. Written and read under the lock of [`State`].
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     connection: Option<Arc<Connection>>,
     last_op: u64,
+    /// How many connections were closed.
+    generation: u64,
     calls: HashMap<OpId, oneshot::Sender<Result<Outcome, Problem>>>,
     joins: HashMap<OpId, oneshot::Sender<End>>,
     exits: HashMap<ContainerId, oneshot::Sender<Exit>>,
@@ -68,15 +77,14 @@ impl Link {
     pub(super) async fn take(self: &Arc<Self>, channel: Channel) -> Result<(), Problem> {
         let ready = channel.as_fd().try_clone_to_owned().and_then(watch_fd);
         let ready = ready.map_err(|error| lost(&format!("watch the launcher's socket: {error}")))?;
-        let connection = Arc::new(Connection { channel, ready });
-        self.state().connection = Some(connection.clone());
-        self.connected.send_replace(true);
-        tokio::spawn(read(self.clone(), connection));
+        let connection = Arc::new(Connection { channel, ready, closed: AtomicBool::new(false) });
+        tokio::spawn(read(self.clone(), connection.clone()));
         let hello = LauncherRequest::Hello { version: PROTOCOL_VERSION };
-        match self.call(hello, &[]).await?.message {
+        let (_, welcome) = self.send_on(&connection, hello, &[]).await?;
+        match welcome.await.map_err(|_| lost("the launcher ended"))??.message {
             LauncherOutcome::Welcome { version: PROTOCOL_VERSION, pid, running } => {
                 tracing::info!(pid, running, "launcher");
-                Ok(())
+                self.publish(connection)
             }
             LauncherOutcome::Welcome { version, .. } => {
                 let detail = format!("the launcher speaks version {version} of the protocol, not {PROTOCOL_VERSION}");
@@ -84,6 +92,22 @@ impl Link {
             }
             _ => Err(lost("the launcher did not welcome us")),
         }
+    }
+
+    /// Lets everybody send: not before, because the hello is the first word.
+    fn publish(&self, connection: Arc<Connection>) -> Result<(), Problem> {
+        let mut state = self.state();
+        if connection.closed.load(Ordering::Relaxed) {
+            return Err(lost("the launcher ended"));
+        }
+        state.connection = Some(connection);
+        self.connected.send_replace(true);
+        Ok(())
+    }
+
+    /// A number that is another one after a launcher went away.
+    pub(super) fn generation(&self) -> u64 {
+        self.state().generation
     }
 
     /// Waits until there is no connection.
@@ -111,14 +135,39 @@ impl Link {
         request: LauncherRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(OpId, oneshot::Receiver<Result<Outcome, Problem>>), Problem> {
+        let connection = self.connection().await?;
+        self.send_on(&connection, request, fds).await
+    }
+
+    /// The connection, or the next one: a launcher that died has a successor in a moment.
+    async fn connection(&self) -> Result<Arc<Connection>, Problem> {
+        let mut connected = self.connected.subscribe();
+        let found = async {
+            loop {
+                // The sender is in here too, so the wait cannot fail.
+                connected.wait_for(|connected| *connected).await.ok();
+                if let Some(connection) = self.state().connection.clone() {
+                    return connection;
+                }
+            }
+        };
+        let found = tokio::time::timeout(SUCCESSOR_WAIT_MAX, found);
+        found.await.map_err(|_| lost("the launcher is not there"))
+    }
+
+    async fn send_on(
+        &self,
+        connection: &Arc<Connection>,
+        request: LauncherRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(OpId, oneshot::Receiver<Result<Outcome, Problem>>), Problem> {
         let (answer, answered) = oneshot::channel();
-        let (op, connection) = {
+        let op = {
             let mut state = self.state();
-            let connection = state.connection.clone().ok_or_else(|| lost("the launcher is not there"))?;
             state.last_op += 1;
             let op = OpId(state.last_op);
             state.calls.insert(op, answer);
-            (op, connection)
+            op
         };
         let call = LauncherCall { op, request };
         loop {
@@ -193,7 +242,10 @@ impl Link {
 
     fn closed(&self, connection: &Arc<Connection>) {
         let mut state = self.state();
-        if state.connection.as_ref().is_some_and(|now| Arc::ptr_eq(now, connection)) {
+        connection.closed.store(true, Ordering::Relaxed);
+        state.generation += 1;
+        // None is there when it closed before the launcher answered the hello.
+        if state.connection.as_ref().is_none_or(|now| Arc::ptr_eq(now, connection)) {
             state.connection = None;
             // Dropping the senders tells everybody who waits for an outcome.
             state.calls.clear();

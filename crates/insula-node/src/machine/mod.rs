@@ -54,6 +54,9 @@ use network::{Network, container_network};
 pub(crate) use network::Traces;
 pub(crate) use servants::connect;
 
+/// Launchers that may die during the sweep of one container.
+const SWEEP_TRIES_MAX: u32 = 5;
+
 /// This machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -150,9 +153,23 @@ impl Machine {
         }
     }
 
+    /// Removes everything of a container from the host. A launcher that dies meanwhile leaves it to the next.
     async fn sweep_container(self: Arc<Self>, id: ContainerId, traces: Traces) -> Result<(), Problem> {
+        for _ in 1..SWEEP_TRIES_MAX {
+            let launcher = self.link.generation();
+            match self.try_sweep(id, &traces).await {
+                Err(problem) if launcher != self.link.generation() => {
+                    tracing::info!(container = %id, detail = problem.detail, "swept once more");
+                }
+                result => return result,
+            }
+        }
+        self.try_sweep(id, &traces).await
+    }
+
+    async fn try_sweep(&self, id: ContainerId, traces: &Traces) -> Result<(), Problem> {
         lock(&self.pidfds).remove(&id);
-        let network = container_network(id, &traces);
+        let network = container_network(id, traces);
         let facts = self.run.container(id);
         let request = SweepRequest {
             id,

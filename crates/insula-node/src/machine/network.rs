@@ -103,6 +103,10 @@ impl Network {
         if let Err(error) = remove_node_addresses(&self.node) {
             tracing::warn!(%error, "node addresses");
         }
+        // The node prefers the same subnets next time: it remembers them in its state.
+        if let Err(error) = self.claim.release() {
+            tracing::warn!(%error, "claim of subnets");
+        }
     }
 
     fn pool(&self) -> MutexGuard<'_, AddressPool> {

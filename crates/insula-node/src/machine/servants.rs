@@ -33,7 +33,7 @@ use crate::host::{Exit, FoundContainer, Host, Started};
 
 /// Name under which the keeper holds the claim of the node's subnets.
 const CLAIM_NAME: &str = "node/network-claim";
-/// Pauses between two tries to get a launcher, the last one for ever.
+/// Pauses between two tries to get a launcher, the last one for ever once the daemon runs.
 const RETRY_PAUSES_MS: [u64; 5] = [10, 100, 500, 2_000, 10_000];
 /// Longest wait for starts that a killed daemon had begun, in looks of [`STARTING_PAUSE`].
 const STARTING_LOOKS_MAX: u32 = 500;
@@ -54,7 +54,7 @@ fn problem(what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
 pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<Arc<dyn Host>, Problem> {
     let run = RunDir::new(&config.run_dir);
     let link = Arc::new(Link::default());
-    connect_or_spawn(&link, &run).await?;
+    connect_patiently(&link, &run).await?;
     let kept = take_claim(&link).await;
     let network_config = network_config(config)?;
     let names = config.network.names.then(|| config.network.resolvers.clone());
@@ -134,6 +134,19 @@ fn layer_names() -> LayerNames {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (6, 15) { LayerNames::Descriptors } else { LayerNames::Paths }
+}
+
+/// Connects as often as it takes while a launcher of before ends or one that an earlier daemon asked for begins.
+async fn connect_patiently(link: &Arc<Link>, run: &RunDir) -> Result<(), Problem> {
+    for pause in RETRY_PAUSES_MS {
+        match connect_or_spawn(link, run).await {
+            Ok(()) => return Ok(()),
+            Err(problem) if problem.code == ProblemCode::NotSupported => return Err(problem),
+            Err(problem) => tracing::debug!(detail = problem.detail, "no launcher yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    connect_or_spawn(link, run).await
 }
 
 async fn connect_or_spawn(link: &Arc<Link>, run: &RunDir) -> Result<(), Problem> {
@@ -238,6 +251,14 @@ impl Machine {
 
     async fn reconnect(self: Arc<Self>) -> Result<(), Problem> {
         connect_or_spawn(&self.link, &self.run).await?;
+        // A launcher that died meanwhile has no successor before this one is tried again.
+        tokio::select! {
+            known = self.learn_what_happened() => known,
+            () = self.link.ended() => Err(lost("the launcher ended")),
+        }
+    }
+
+    async fn learn_what_happened(&self) -> Result<(), Problem> {
         keep_claim(&self.link, &self.network).await?;
         self.keep_names_again().await?;
         self.learn_mounted().await?;
