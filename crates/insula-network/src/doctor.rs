@@ -49,6 +49,17 @@ pub enum FindingKind {
         /// Whose it is.
         owner: FilterOwner,
     },
+    /// A chain of somebody else drops what containers ask the node's name service.
+    ForeignInputDrop {
+        /// Family of its table: `ip`, `ip6` or `inet`.
+        family: String,
+        /// Its table.
+        table: String,
+        /// The chain.
+        chain: String,
+        /// Whose it is.
+        owner: FilterOwner,
+    },
     /// Rules of the old `iptables` are loaded, which cannot be seen from here.
     LegacyTables,
     /// Frames of bridges go through the filters of routed packets.
@@ -181,8 +192,8 @@ fn ipv6(facts: &HostFacts) -> Option<Finding> {
     }
 }
 
-/// Forward chains that drop by policy, or firewalld's that rejects by its last rule, and that do not let our links
-/// pass.
+/// Forward and input chains that drop by policy, or firewalld's that rejects by its last rule, and that do not let our
+/// links pass.
 fn foreign_drops(ruleset: &Value) -> impl Iterator<Item = FindingKind> {
     let objects = ruleset["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let chains = objects.iter().filter_map(|object| object.get("chain"));
@@ -190,7 +201,9 @@ fn foreign_drops(ruleset: &Value) -> impl Iterator<Item = FindingKind> {
         let text = |key: &str| chain[key].as_str().unwrap_or_default();
         let (family, table, name) = (text("family"), text("table"), text("name"));
         let firewalld = table == "firewalld" && name == "filter_FORWARD";
+        let input = text("hook") == "input";
         let closed = text("hook") == "forward" && (text("policy") == "drop" || firewalld);
+        let closed = closed || (input && text("policy") == "drop");
         if !closed || table.starts_with("insula_") {
             return None;
         }
@@ -208,19 +221,20 @@ fn foreign_drops(ruleset: &Value) -> impl Iterator<Item = FindingKind> {
             (_, _, true) => FilterOwner::Ufw,
             _ => FilterOwner::Unknown,
         };
-        let opened = [name, "DOCKER-USER"].iter().any(|chain| lets_links_pass(objects, family, table, chain));
-        let kind = FindingKind::ForeignForwardDrop {
-            family: family.to_owned(),
-            table: table.to_owned(),
-            chain: name.to_owned(),
-            owner,
+        let keys = if input { &["iifname"][..] } else { &["iifname", "oifname"] };
+        let opened = [name, "DOCKER-USER"].iter().any(|chain| lets_links_pass(objects, (family, table, chain), keys));
+        let (family, table, chain) = (family.to_owned(), table.to_owned(), name.to_owned());
+        let kind = if input {
+            FindingKind::ForeignInputDrop { family, table, chain, owner }
+        } else {
+            FindingKind::ForeignForwardDrop { family, table, chain, owner }
         };
         (!opened).then_some(kind)
     })
 }
 
-/// Whether a chain accepts what comes in *and* what goes out by links of ours, as the remedy says it.
-fn lets_links_pass(objects: &[Value], family: &str, table: &str, chain: &str) -> bool {
+/// Whether a chain accepts what passes links of ours in all directions of `keys`, as the remedy says it.
+fn lets_links_pass(objects: &[Value], (family, table, chain): (&str, &str, &str), keys: &[&str]) -> bool {
     let rules = || {
         let rules = objects.iter().filter_map(|object| object.get("rule"));
         rules.filter(|rule| rule["family"] == family && rule["table"] == table && rule["chain"] == chain)
@@ -234,10 +248,23 @@ fn lets_links_pass(objects: &[Value], family: &str, table: &str, chain: &str) ->
         });
         link && parts.iter().any(|part| part.get("accept").is_some())
     };
-    ["iifname", "oifname"].iter().all(|key| rules().any(|rule| accepts(rule, key)))
+    keys.iter().all(|key| rules().any(|rule| accepts(rule, key)))
 }
 
 fn foreign_drop(network: &NodeNetwork, kind: FindingKind) -> Finding {
+    if let FindingKind::ForeignInputDrop { family, table, chain, owner } = &kind {
+        let remedy = match owner {
+            FilterOwner::Ufw => {
+                let addresses = network.own_addresses().into_iter();
+                addresses.map(|address| format!("ufw allow to {address} port 53")).collect()
+            }
+            _ => vec![format!(
+                "nft insert rule {family} {table} {chain} iifname \"insula*\" meta l4proto {{ tcp, udp }} th dport 53 accept"
+            )],
+        };
+        let summary = format!("chain {chain} of table {family} {table} drops what containers ask the name service");
+        return Finding { severity: Severity::Warning, kind, summary, remedy };
+    }
     let FindingKind::ForeignForwardDrop { family, table, chain, owner } = &kind else {
         return plain(Severity::Note, kind, "", &[]);
     };
@@ -332,6 +359,20 @@ mod tests {
         assert_eq!(ufw[0].remedy[0], "ufw route allow from 10.87.16.0/20");
         let firewalld = findings(&network(), &facts(&[chain("firewalld", "filter_FORWARD", "accept")]));
         assert!(firewalld[0].remedy[1].ends_with("--add-source=fd49::/64"), "{firewalld:?}");
+    }
+
+    #[test]
+    fn an_input_chain_that_keeps_containers_from_the_name_service_is_found() {
+        let mut closed = chain("filter", "INPUT", "drop");
+        closed["chain"]["hook"] = json!("input");
+        let found = findings(&network(), &facts(std::slice::from_ref(&closed)));
+        let remedy = "nft insert rule ip filter INPUT iifname \"insula*\" meta l4proto { tcp, udp } th dport 53 accept";
+        assert_eq!(found[0].remedy, [remedy]);
+        let link = json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": "insula*" } });
+        let rule = json!({ "rule": { "family": "ip", "table": "filter", "chain": "INPUT", "expr": [link, { "accept": null }] } });
+        assert_eq!(findings(&network(), &facts(&[closed.clone(), rule])), []);
+        let ufw = findings(&network(), &facts(&[closed, named("ufw-before-forward")]));
+        assert_eq!(ufw[0].remedy, ["ufw allow to 10.87.16.1 port 53", "ufw allow to fd49::1 port 53"]);
     }
 
     #[test]

@@ -59,7 +59,6 @@ impl Context {
     pub(crate) fn release(&self, record: &ContainerRecord) {
         self.directory.remove(&record.name, record.id);
         self.ids.give_back(record.ids);
-        self.names.tell();
         self.host.release_addresses(record.addresses);
     }
 

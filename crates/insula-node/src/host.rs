@@ -203,8 +203,10 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn ids_of_guests(&self) -> Option<IdRange>;
     /// Has the name service run under the first of `ids`; containers that start from then on ask it.
     fn begin_names(&self, ids: IdRange) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Looks which name servers the host has now; the next [`Host::write_names`] tells the name service.
+    fn look_for_resolvers(&self) -> BoxFuture<'static, ()>;
     /// Has the name service answer by these containers from now on.
-    fn write_names(&self, containers: Vec<NamedContainer>) -> BoxFuture<'static, Result<(), Problem>>;
+    fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem>;
     /// Makes the node's network ready, with what leads to the containers that run already.
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>>;
     /// Ends what serves the containers (launcher, keeper) if no container runs; whether it did.

@@ -25,9 +25,11 @@ const RESOLVERS_LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct NameChanges(Notify);
 
 impl NameChanges {
-    /// A name, a state or an address changed.
-    pub(crate) fn tell(&self) {
-        self.0.notify_one();
+    /// Tells it if a container is known differently `now` than `before`. Most of what is published changes no name.
+    pub(crate) fn tell_if_other(&self, before: &Snapshot, now: &Snapshot) {
+        if before.starts == 0 || named(before) != named(now) {
+            self.0.notify_one();
+        }
     }
 }
 
@@ -63,9 +65,9 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
     loop {
         tokio::select! {
             () = context.names.0.notified() => {}
-            _ = looks.tick() => {}
+            _ = looks.tick() => context.host.look_for_resolvers().await,
         }
-        if let Err(problem) = context.host.write_names(containers(&context)).await {
+        if let Err(problem) = context.host.write_names(containers(&context)) {
             tracing::error!(detail = problem.detail, "names of containers");
         }
     }

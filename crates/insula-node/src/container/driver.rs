@@ -546,8 +546,9 @@ impl Driver {
             healthy: self.healthy,
             starts: self.starts,
         };
-        self.published.send_replace(Arc::new(snapshot));
-        self.context.names.tell();
+        let now = Arc::new(snapshot);
+        let before = self.published.send_replace(now.clone());
+        self.context.names.tell_if_other(&before, &now);
         if state != self.last_state {
             self.last_state = state;
             match state {

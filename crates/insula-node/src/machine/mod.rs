@@ -318,8 +318,16 @@ impl Host for Handle {
         async move { machine.begin_names(ids).await }.boxed()
     }
 
-    fn write_names(&self, containers: Vec<NamedContainer>) -> BoxFuture<'static, Result<(), Problem>> {
-        self.0.clone().blocking(move |machine| machine.write_names(containers))
+    fn look_for_resolvers(&self) -> BoxFuture<'static, ()> {
+        let looked = self.0.clone().blocking(|machine| {
+            machine.look_for_resolvers();
+            Ok(())
+        });
+        looked.map(drop).boxed()
+    }
+
+    fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem> {
+        self.0.write_names(containers)
     }
 
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {

@@ -26,6 +26,8 @@ pub(super) struct NameService(Mutex<Option<Held>>);
 struct Held {
     ids: IdRange,
     writer: NamesWriter,
+    /// Name servers of the host when somebody looked last.
+    upstreams: Vec<IpAddr>,
     /// What was written last; `None` before this daemon wrote anything.
     table: Option<NamesTable>,
 }
@@ -84,7 +86,7 @@ impl Machine {
         let file = writer.file().try_clone().map_err(|error| failed(&error))?;
         // Read again: the one before may have written meanwhile.
         let writer = NamesWriter::adopt(file).map_err(|error| failed(&error))?;
-        *held = Some(Held { ids, writer, table: None });
+        *held = Some(Held { ids, writer, upstreams: self.network.upstreams(), table: None });
         Ok(())
     }
 
@@ -124,16 +126,24 @@ impl Machine {
         }
     }
 
-    /// Has the service answer by these containers from now on. Blocks for as long as two small writes take.
+    /// Reads which name servers the host has now. Blocks.
+    pub(super) fn look_for_resolvers(&self) {
+        let found = self.network.upstreams();
+        if let Some(held) = &mut *lock(&self.names.0) {
+            held.upstreams = found;
+        }
+    }
+
+    /// Has the service answer by these containers from now on: two writes to memory.
     ///
     /// # Errors
     ///
     /// There are too many, or memory is out: then it goes on as before.
     pub(super) fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem> {
         let mut held = lock(&self.names.0);
-        let Some(Held { writer, table, .. }) = &mut *held else { return Ok(()) };
-        let (network, node) = (&self.network, &self.network.node);
-        let (upstreams, subnets) = (network.upstreams(), node.own_subnets());
+        let Some(Held { writer, upstreams, table, .. }) = &mut *held else { return Ok(()) };
+        let node = &self.network.node;
+        let (upstreams, subnets) = (upstreams.clone(), node.own_subnets());
         let wanted = NamesTable { node: node.own_addresses(), subnets, upstreams, containers };
         if table.as_ref() != Some(&wanted) {
             writer.write(&wanted).map_err(|error| failed(&error))?;
