@@ -29,6 +29,6 @@ pub use image::{
     BuildImage, ChangedPath, CollectedImages, DefaultImage, DiffQuery, ExportFormat, ExportImage, ImageDiff,
     ImageUsage, ImageView, ImportImage, NewImage, PathChange, TestReport, VerifyReport,
 };
-pub use node::{Finding, FindingLevel, NodeReport, TemplateView, VersionView};
+pub use node::{Finding, FindingLevel, NodeBackup, NodeReport, TemplateView, VersionView};
 pub use operation::{Operation, OperationKind, OperationOutput, OperationProgress, OperationState};
 pub use problem::{Problem, ProblemCode};

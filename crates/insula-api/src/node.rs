@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use insula_model::{ResourceSpec, TemplateName};
+use insula_model::{ResourceSpec, Sha256Digest, TemplateName};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,6 +31,24 @@ pub struct TemplateView {
     pub resources: ResourceSpec,
     /// By the key of each value's setting: `template NAME` or `node`.
     pub origins: BTreeMap<String, String>,
+}
+
+/// `GET /v1/backup`: everything that the node is to have, as of one moment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeBackup {
+    /// Version of this form.
+    pub format: u32,
+    /// Version of the records.
+    pub schema: u64,
+    /// The node's name.
+    pub node: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Timestamp,
+    /// SHA-256 of the records, each as JSON with its keys in order and a line end.
+    pub digest: Sha256Digest,
+    /// One record per container.
+    pub containers: Vec<serde_json::Value>,
 }
 
 /// `GET /v1/doctor`

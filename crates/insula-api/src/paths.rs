@@ -16,6 +16,8 @@ pub const CONTAINERS: &str = "/v1/containers";
 pub const PRUNE: &str = "/v1/prune";
 /// Images: `GET` lists.
 pub const IMAGES: &str = "/v1/images";
+/// A copy of the node's intent: `GET`.
+pub const BACKUP: &str = "/v1/backup";
 /// Templates: `GET` lists.
 pub const TEMPLATES: &str = "/v1/templates";
 /// Long actions: `GET` lists.

@@ -62,6 +62,11 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
         "How much of it is promised: 100 is never more than there is, 200 is twice as much.",
     ),
     ("capacity.pids", "1048576", "Most processes promised to running containers by their limits."),
+    (
+        "capacity.disk_reserve",
+        "\"16MiB\"",
+        "Free bytes of the state directory's file system below which nothing new is taken on.",
+    ),
     ("defaults.memory_limit", "\"1GiB\"", "Most memory of a container that does not say."),
     (
         "defaults.memory_guarantee",
@@ -172,6 +177,8 @@ pub struct CapacityConfig {
     pub memory_overcommit_percent: u32,
     /// Most processes promised.
     pub pids: u64,
+    /// Free bytes on the disk that are kept for what runs.
+    pub disk_reserve: Bytes,
 }
 
 /// For containers that do not say.
@@ -333,7 +340,14 @@ impl Default for NetworkConfig {
 
 impl Default for CapacityConfig {
     fn default() -> Self {
-        Self { containers: 4_096, running: 2_048, memory: None, memory_overcommit_percent: 100, pids: 1 << 20 }
+        Self {
+            containers: 4_096,
+            running: 2_048,
+            memory: None,
+            memory_overcommit_percent: 100,
+            pids: 1 << 20,
+            disk_reserve: Bytes::mib(16),
+        }
     }
 }
 

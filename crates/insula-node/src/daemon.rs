@@ -177,10 +177,13 @@ fn listen(context: &Context) -> Result<Listeners, RunError> {
 }
 
 fn make_directory(path: &Path) -> Result<(), RunError> {
-    let wrap = |source| RunError::File { what: "directory", path: path.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(wrap)?;
-    // Sockets in it are for a group, so it can be passed through; it cannot be listed.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).map_err(wrap)
+    make_private_directory(path).map_err(|source| RunError::File { what: "directory", path: path.to_owned(), source })
+}
+
+/// Makes the state or run directory. Sockets in it are for a group, so it can be passed through; it cannot be listed.
+pub(crate) fn make_private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
 }
 
 /// Deletes containers that were made for a client who never attached.

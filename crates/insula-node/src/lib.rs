@@ -50,6 +50,7 @@ mod fake_host;
 pub use config::{Config, Overrides};
 pub use daemon::{RunError, run};
 pub use import_worker::{IMPORT_WORKER, serve_import};
+pub use store::{RestoreError, restore};
 
 /// The OpenAPI 3.1 document of the API, as it is served.
 ///

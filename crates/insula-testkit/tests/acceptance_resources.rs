@@ -233,3 +233,53 @@ fn live_a30_a_killed_container_gives_its_disk_free_for_the_next_start() {
     }
     wrote(6);
 }
+
+/// `insula node restore` for a node's directories.
+fn restore(node: &Node, state: &std::path::Path, file: &std::path::Path) -> insula_testkit::Finished {
+    let mut command = node.insula(["node", "restore", "--name", node.name(), "--state-dir"]);
+    command.arg(state).arg(file);
+    insula_testkit::run_bounded(command, b"", insula_testkit::PATIENCE)
+}
+
+#[test]
+fn live_a_backup_taken_while_everything_runs_is_restored_into_an_empty_store() {
+    let mut node = node(TEMPLATES);
+    node.ok(["run", "-d", "--name", "a", "--template", "web", "-v", "/tmp:/srv", "busybox", "sleep", "1000"]);
+    node.ok(["create", "--name", "b", "-e", "A=1", "busybox", "true"]);
+    let backup = node.directory().join("backup");
+    let path = backup.to_str().unwrap().to_owned();
+    assert_eq!(node.json(["node", "backup", &path])["containers"], 2);
+    let (a, b) = (node.show("a"), node.show("b"));
+    // A daemon that runs, and a store that has something, are left alone.
+    let said = restore(&node, &node.state_dir(), &backup).with_code(1).stderr;
+    assert!(said.contains("process"), "{said}");
+    node.ok(["delete", "--force", "a"]);
+    node.stop_daemon();
+    let said = restore(&node, &node.state_dir(), &backup).with_code(1).stderr;
+    assert!(said.contains("has 1 containers"), "{said}");
+    // A damaged store is refused with what to do, which then helps.
+    let store = node.state_dir().join("node.redb");
+    std::fs::write(&store, "nothing of a store").unwrap();
+    let said = restore(&node, &node.state_dir(), &backup).with_code(1).stderr;
+    assert!(said.contains("is damaged") && said.contains("move the file away"), "{said}");
+    std::fs::rename(&store, node.directory().join("damaged")).unwrap();
+    let _ = restore(&node, &node.state_dir(), &backup).ok();
+    node.start_daemon();
+    for before in [a, b] {
+        let after = node.show(before["name"].as_str().unwrap());
+        for field in ["id", "spec", "image", "uid_base", "address", "created"] {
+            assert_eq!(after[field], before[field], "{field}");
+        }
+    }
+    node.ok(["start", "a"]);
+    assert_eq!(pids_limit(&node, "a"), 40);
+}
+
+#[test]
+fn live_nothing_new_is_taken_on_when_the_disk_reserve_is_touched() {
+    let node = node("[capacity]\ndisk_reserve = '1000TiB'\n");
+    let said = node.fails(6, ["create", "--name", "c", "busybox", "true"]);
+    assert!(said.contains("of space left") && said.contains("capacity.disk_reserve"), "{said}");
+    assert_eq!(node.json(["list"]), serde_json::json!([]));
+    node.ok(["run", "--rm", "busybox", "true"]);
+}

@@ -84,6 +84,9 @@ pub enum Failure {
     /// The node daemon could not run; it said why.
     #[error("the node did not run")]
     Node(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A backup was not read into the store; nothing was changed.
+    #[error("nothing was restored")]
+    Restore(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The runtime of this program could not be set up.
     #[error("set up this program's event loop")]
     Runtime(#[source] io::Error),

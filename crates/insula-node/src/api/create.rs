@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::extract::{Body, Refusal};
+use crate::admission::check_disk;
 use crate::attach::Purpose;
 use crate::catalog::{Resolved, Strictness};
 use crate::container::driver::{self, Subject};
@@ -81,6 +82,9 @@ pub(crate) async fn create_container(
     let strictness = if request.strict { Strictness::Strict } else { Strictness::FallBack };
     let resolved = context.catalog.resolve(&request.spec.image, strictness)?;
     context.config.resolve(&request.spec)?;
+    if !request.remove {
+        check_disk(&context.config.capacity, &context.config.state_dir)?;
+    }
     let id = ContainerId::from_uuid(Uuid::new_v4());
     let name = match request.name {
         Some(name) => name,

@@ -50,6 +50,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(node::version))
         .routes(routes!(node::doctor))
         .routes(routes!(node::whois))
+        .routes(routes!(node::backup))
         .routes(routes!(node::templates))
         .routes(routes!(node::template))
         .routes(routes!(streams::events))

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use insula_api::{NodeReport, Problem, ProblemCode, TemplateView, VersionView, WhoisAnswer, WhoisQuery};
+use insula_api::{NodeBackup, NodeReport, Problem, ProblemCode, TemplateView, VersionView, WhoisAnswer, WhoisQuery};
 use insula_model::TemplateName;
 
 use super::Shared;
@@ -29,6 +29,16 @@ pub(super) async fn version(State(context): Shared) -> Answered<VersionView> {
     responses((status = 200, description = "Findings", body = NodeReport)))]
 pub(super) async fn doctor(State(context): Shared) -> Answered<NodeReport> {
     Ok(Json(NodeReport { findings: context.host.findings().await }))
+}
+
+/// A copy of what the node is to have: containers with their configuration, not their data.
+#[utoipa::path(get, path = "/v1/backup", tag = "node",
+    responses((status = 200, description = "Of one moment", body = NodeBackup)))]
+pub(super) async fn backup(State(context): Shared) -> Answered<NodeBackup> {
+    let work = tokio::task::spawn_blocking(move || context.store.back_up(context.config.name.as_str()));
+    let failed = |error: &dyn std::fmt::Display| Problem::new(ProblemCode::Internal, format!("backup: {error}"));
+    let backup = work.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(Json(backup))
 }
 
 /// Templates of the node's configuration.

@@ -9,7 +9,10 @@
 //!
 //! Tables: `meta` (`schema` -> number, `node` -> name) and `containers` (id as 128 bits -> record as JSON).
 
+mod backup;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use insula_model::ContainerId;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -17,8 +20,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::container::record::ContainerRecord;
 
+pub use backup::{RestoreError, restore};
+
 /// Version of the tables; a file with a greater one is refused.
-pub(crate) const SCHEMA: u64 = 1;
+/// 2: templates and memory guarantees.
+pub(crate) const SCHEMA: u64 = 2;
 
 /// Changes that may wait for the thread; more are refused.
 const QUEUE_MAX: usize = 8_192;
@@ -41,8 +47,8 @@ pub enum OpenStoreError {
     },
     /// Damaged.
     #[error(
-        "store {path} is damaged; nothing was changed. Restore a backup, or move the file away: running containers \
-         are then found again by what is in the run directory, stopped ones are lost"
+        "store {path} is damaged; nothing was changed. Restore a backup: move the file away, then \
+         `insula node restore FILE`. Without a backup, what is not in the run directory is lost"
     )]
     Damaged {
         /// The file.
@@ -93,6 +99,8 @@ type Job = (Change, oneshot::Sender<Result<(), CommitError>>);
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     jobs: mpsc::Sender<Job>,
+    /// For reading what was committed.
+    database: Arc<Database>,
 }
 
 impl Store {
@@ -103,20 +111,15 @@ impl Store {
     /// A newer schema or a damaged file; the file stays as it is.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<ContainerRecord>), OpenStoreError> {
         let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|error| damaged(error.into()))?;
-        if let Some(found) = schema_of(&database).map_err(damaged)?
-            && found > SCHEMA
-        {
-            return Err(OpenStoreError::Newer { path: path.to_owned(), found });
-        }
-        make_tables(&database).map_err(damaged)?;
-        let records = read_all(&database, path)?;
+        let (database, records) = open_database(path)?;
+        let database = Arc::new(database);
+        let written = database.clone();
         let (jobs, waiting) = mpsc::channel(QUEUE_MAX);
         std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || serve(&database, waiting))
+            .spawn(move || serve(&written, waiting))
             .map_err(|error| damaged(redb::Error::Io(error)))?;
-        Ok((Self { jobs }, records))
+        Ok((Self { jobs, database }, records))
     }
 
     /// Stores `record`; when the future is done it is on the disk. Its place in the order is that of the call.
@@ -140,6 +143,20 @@ impl Store {
             answered.await.map_err(|_| CommitError::Closed)?
         }
     }
+}
+
+/// Opens or makes the file at `path` and reads every record.
+fn open_database(path: &Path) -> Result<(Database, Vec<ContainerRecord>), OpenStoreError> {
+    let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
+    let database = Database::create(path).map_err(|error| damaged(error.into()))?;
+    if let Some(found) = schema_of(&database).map_err(damaged)?
+        && found > SCHEMA
+    {
+        return Err(OpenStoreError::Newer { path: path.to_owned(), found });
+    }
+    make_tables(&database).map_err(damaged)?;
+    let records = read_all(&database, path)?;
+    Ok((database, records))
 }
 
 fn schema_of(database: &Database) -> Result<Option<u64>, redb::Error> {

@@ -77,3 +77,52 @@ fn a_damaged_file_is_refused_with_what_to_do() {
     assert!(message.contains("is damaged") && message.contains("Restore a backup"), "{message}");
     assert!(std::fs::read(&path).unwrap().starts_with(b"not a store"));
 }
+
+fn config(state_dir: &Path) -> crate::config::Config {
+    let text = format!("state_dir = '{}'", state_dir.display());
+    crate::config::Config::parse(&text, Path::new("test.toml"), crate::config::Overrides::default()).unwrap()
+}
+
+async fn backed_up(dir: &Path) -> insula_api::NodeBackup {
+    let (store, _) = Store::open(&dir.join("first.redb")).unwrap();
+    for number in 1..=3 {
+        store.put(record(number)).await.unwrap();
+    }
+    store.back_up("n").unwrap()
+}
+
+#[tokio::test]
+async fn what_was_backed_up_is_there_after_a_restore_into_an_empty_store_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = backed_up(dir.path()).await;
+    let file = dir.path().join("backup");
+    std::fs::write(&file, serde_json::to_vec(&backup).unwrap()).unwrap();
+    let config = config(&dir.path().join("state"));
+    assert_eq!(restore(&config, &file).unwrap(), 3);
+    let again = restore(&config, &file).unwrap_err();
+    assert!(matches!(again, RestoreError::NotEmpty { containers: 3, .. }), "{again}");
+    let (_, records) = Store::open(&config.state_dir.join("node.redb")).unwrap();
+    assert_eq!(records, [record(1), record(2), record(3)]);
+}
+
+#[tokio::test]
+async fn a_backup_that_is_newer_damaged_or_cut_off_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = backed_up(dir.path()).await;
+    let file = dir.path().join("backup");
+    let config = config(&dir.path().join("state"));
+    let refused = |backup: &insula_api::NodeBackup, cut: usize| {
+        let text = serde_json::to_vec(backup).unwrap();
+        std::fs::write(&file, &text[..text.len() - cut]).unwrap();
+        restore(&config, &file).unwrap_err()
+    };
+    let newer = insula_api::NodeBackup { schema: SCHEMA + 1, ..good.clone() };
+    assert!(matches!(refused(&newer, 0), RestoreError::Newer { .. }));
+    let mut damaged = good.clone();
+    damaged.containers[1]["name"] = "else".into();
+    assert!(matches!(refused(&damaged, 0), RestoreError::Damaged { .. }));
+    let fewer = insula_api::NodeBackup { containers: good.containers[1..].to_vec(), ..good.clone() };
+    assert!(matches!(refused(&fewer, 0), RestoreError::Damaged { .. }));
+    assert!(matches!(refused(&good, 1), RestoreError::Form { .. }));
+    assert!(!config.state_dir.exists(), "nothing is made for a backup that cannot be used");
+}

@@ -219,6 +219,14 @@ pub enum Command {
 pub enum NodeCommand {
     /// Run the node daemon in the foreground
     Run(NodeRunArgs),
+    /// Write what the node is to have to a file: containers with their configuration, not their data
+    Backup {
+        /// Which; replaced as a whole
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Read such a file into the empty store of a node that does not run
+    Restore(NodeRestoreArgs),
     /// What this machine has, what it lacks and what that costs
     Doctor,
 }
@@ -235,6 +243,17 @@ pub enum TemplateCommand {
         #[arg(value_name = "NAME")]
         name: insula_model::TemplateName,
     },
+}
+
+/// `insula node restore`
+#[derive(Debug, Args)]
+pub struct NodeRestoreArgs {
+    /// The node, as it is run.
+    #[command(flatten)]
+    pub node: NodeRunArgs,
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `insula node run`

@@ -111,6 +111,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Man { directory } => manual::man(&directory),
         Command::Reference => crate::render::print(&reference()).map(|()| 0),
         Command::Node(NodeCommand::Run(args)) => node::run(args, cli.global.socket),
+        Command::Node(NodeCommand::Restore(args)) => node::restore(args, printer),
         command => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
@@ -154,14 +155,16 @@ async fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure
         Command::Logs(args) => stream::logs(session, args).await,
         Command::Events(args) => stream::events(session, args).await,
         Command::Image(command) => image::execute(session, command).await,
+        Command::Node(NodeCommand::Backup { file }) => node::backup(session, &file).await,
         Command::Template(TemplateCommand::List) => node::templates(session).await,
         Command::Template(TemplateCommand::Show { name }) => node::template(session, &name).await,
         Command::Version => node::version(session).await,
         Command::Doctor | Command::Node(NodeCommand::Doctor) => node::doctor(session).await,
         // Handled before there was an event loop.
-        Command::Completions { .. } | Command::Man { .. } | Command::Reference | Command::Node(NodeCommand::Run(_)) => {
-            Ok(0)
-        }
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Reference
+        | Command::Node(NodeCommand::Run(_) | NodeCommand::Restore(_)) => Ok(0),
     }
 }
 

@@ -1,15 +1,17 @@
 //! The node itself: run one, ask one.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-use insula_api::{FindingLevel, NodeReport, TemplateView, VersionView, paths};
+use insula_api::{FindingLevel, NodeBackup, NodeReport, TemplateView, VersionView, paths};
 use insula_model::TemplateName;
 use serde::Serialize;
 
 use super::Session;
-use crate::args::NodeRunArgs;
+use crate::args::{NodeRestoreArgs, NodeRunArgs};
 use crate::failure::{Failure, chain};
-use crate::render::{Cell, Table, tell_failure};
+use crate::render::{Cell, Printer, Table, tell_failure};
 
 /// `node run`: until it is told to end.
 pub(super) fn run(args: NodeRunArgs, socket: Option<PathBuf>) -> Result<u8, Failure> {
@@ -49,6 +51,46 @@ pub(super) async fn version(session: &mut Session) -> Result<u8, Failure> {
         tell_failure(&failure);
     }
     Ok(0)
+}
+
+/// `node backup`: the file is there as a whole or not at all.
+pub(super) async fn backup(session: &mut Session, file: &Path) -> Result<u8, Failure> {
+    let backup: NodeBackup = session.client.get(paths::BACKUP).await?;
+    let failed = |action| move |source| Failure::File { action, path: file.to_owned(), source };
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = file.with_file_name(name);
+    let text = serde_json::to_vec(&backup).map_err(|error| failed("write")(error.into()))?;
+    let mut options = std::fs::File::options();
+    let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed("write"))?;
+    out.write_all(&text).and_then(|()| out.sync_all()).map_err(failed("write"))?;
+    std::fs::rename(&new, file).map_err(failed("replace"))?;
+    told(&session.printer, &backup.node, backup.containers.len())?;
+    Ok(0)
+}
+
+/// `node restore`
+pub(super) fn restore(args: NodeRestoreArgs, printer: Printer) -> Result<u8, Failure> {
+    let NodeRestoreArgs { node: NodeRunArgs { config, name, state_dir, run_dir }, file } = args;
+    let overrides = insula_node::Overrides { name, state_dir, run_dir, socket: None };
+    let config = insula_node::Config::load(config.as_deref(), overrides)
+        .map_err(|error| Failure::argument("node restore", chain(&error)))?;
+    let containers = insula_node::restore(&config, &file).map_err(|error| Failure::Restore(Box::new(error)))?;
+    told(&printer, config.name.as_str(), containers)?;
+    Ok(0)
+}
+
+/// Whose intent it is, and how much of it.
+#[derive(Debug, Serialize)]
+struct Copied<'a> {
+    node: &'a str,
+    containers: usize,
+}
+
+fn told(printer: &Printer, node: &str, containers: usize) -> Result<(), Failure> {
+    let mut table = Table::new(["NODE", "CONTAINERS"]);
+    table.push([Cell::from(node), Cell::from(containers.to_string())]);
+    printer.value(&Copied { node, containers }, &table)
 }
 
 /// `template list`
