@@ -155,7 +155,10 @@ fn spec_of(image: &ImageId, step: &RunStep) -> ContainerSpec {
 impl CommandRunner for Runner {
     fn run(&mut self, root: &UnfinishedRoot<'_>, step: &RunStep) -> Result<(), RunStepError> {
         self.progress.output(vec![plain(format!("$ {}", step.shown()).as_bytes())]);
-        let spec = Arc::new(spec_of(&self.image, step));
+        let mut spec = spec_of(&self.image, step);
+        // The node's defaults: a command has the limits of a container that asks for none.
+        spec.resources = self.context.config.resolve(&spec).map_err(container)?.resources;
+        let spec = Arc::new(spec);
         self.site(root, step.network)?;
         let Some(site) = &self.site else { return Ok(()) };
         self.context.ledger.reserve(site.id, &spec.resources).map_err(container)?;

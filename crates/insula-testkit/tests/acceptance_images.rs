@@ -221,17 +221,25 @@ fn live_a01_a_build_that_is_cancelled_or_whose_daemon_is_killed_leaves_nothing()
     let mut node = Node::start();
     let path = recipe(&node, "1", "[[run]]\nshell = 'echo working; while :; do date > /usr/now; done'\n");
     let before = node.on_host();
-    for killed in [false, true] {
+    for end in ["interrupt", "kill the daemon", "end the daemon"] {
         let mut build = node.insula(["image", "build"]);
         build.arg(&path).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut build = build.spawn().unwrap();
         let mut lines = BufReader::new(build.stderr.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "working"), "the command runs");
-        if killed {
-            node.kill_daemon();
+        let limits = node.on_host().cgroups;
+        let own = limits
+            .iter()
+            .filter(|group| group.file_name().unwrap().len() == "01234567-89ab-cdef-0123-456789abcdef".len());
+        let limits = own.filter_map(|group| std::fs::read_to_string(group.join("pids.max")).ok());
+        assert!(limits.into_iter().any(|limit| limit.trim().parse::<u32>().is_ok()), "its processes are limited");
+        match end {
+            "interrupt" => kill_process(Pid::from_child(&build), Signal::INT).unwrap(),
+            "kill the daemon" => node.kill_daemon(),
+            _ => node.stop_daemon(),
+        }
+        if end != "interrupt" {
             node.start_daemon();
-        } else {
-            kill_process(Pid::from_child(&build), Signal::INT).unwrap();
         }
         while lines.next().is_some_and(|line| line.is_ok()) {}
         assert!(!build.wait().unwrap().success());
