@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use insula_testkit::{Leftovers, Node, eventually};
+use insula_testkit::{Leftovers, Node, PATIENCE, eventually, run_bounded};
 use serde_json::Value;
 
 fn node() -> Node {
@@ -276,4 +276,54 @@ fn live_many_verbs_on_one_container() {
     assert_eq!(node.show("d")["exit_code"], 137);
     node.ok(["delete", "d"]);
     let _ = node.fails(3, ["show", "d"]);
+}
+
+/// How many containers of one image share it in the test.
+const SHARERS: u32 = 50;
+
+/// Size and the process's share, in KiB, of its executable memory that comes from `/bin/busybox`.
+fn text_kib(pid: &str) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut sums, mut counts) = ((0, 0), false);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        match words[..] {
+            ["Size:", kib, "kB"] if counts => sums.0 += kib.parse::<u64>().unwrap(),
+            ["Pss:", kib, "kB"] if counts => sums.1 += kib.parse::<u64>().unwrap(),
+            [_, mode, ..] if mode.len() == 4 && mode.ends_with('p') => {
+                counts = mode.starts_with("r-x") && line.ends_with("/bin/busybox");
+            }
+            _ => {}
+        }
+    }
+    sums
+}
+
+#[test]
+fn live_a05_fifty_containers_have_one_copy_of_their_image_in_memory_and_on_disk() {
+    let node = node();
+    let blocks = |path: &Path| {
+        let mut command = std::process::Command::new("du");
+        command.args(["--summarize", "--block-size=1"]).arg(path);
+        let said = run_bounded(command, b"", PATIENCE).ok().stdout;
+        said.split_ascii_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    node.ok(["run", "-d", "--name", "c0", "busybox", "sleep", "1000"]);
+    let before = blocks(&node.state_dir());
+    for number in 1..SHARERS {
+        node.ok(["run", "-d", "--name", &format!("c{number}"), "busybox", "sleep", "1000"]);
+    }
+    let grown = (blocks(&node.state_dir()) - before) / u64::from(SHARERS - 1);
+    assert!(grown < 100_000, "each container took {grown} bytes of disk");
+    let mut shared = 0;
+    let mut copy = 0;
+    for number in 0..SHARERS {
+        let rows = node.json(["top", &format!("c{number}")]);
+        let main = rows.as_array().unwrap().iter().find(|row| row["command"] == "sleep 1000").unwrap();
+        let (size, share) = text_kib(&main["pid"].to_string());
+        shared += share;
+        copy = copy.max(size);
+    }
+    // Which pages are resident differs a little from one to the next; together they are not more than the program has.
+    assert!(shared > 0 && shared * 10 <= copy * 11, "{shared} KiB together, one copy has {copy} KiB");
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use insula_api::{Problem, ProblemCode};
 use insula_image::store::Store as ImageStore;
+use insula_kernel::features::Features;
 use insula_network::{Inbound, NetworkConfig};
 use insula_plan::host_step::LayerNames;
 use insula_plan::protocol::channel::Channel;
@@ -83,7 +84,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         network,
         names: NameService::default(),
         images,
-        layers: layer_names(),
+        layers: LayerNames::of(&Features::probe()),
         files_soft: config.defaults.files_limit,
         files_hard,
         log_bounds: log_bounds(config),
@@ -125,15 +126,6 @@ fn log_bounds(config: &Config) -> LogBounds {
         rate_bytes_per_second: logs.rate.0,
         burst_bytes: logs.rate.0.saturating_mul(4),
     }
-}
-
-/// Linux 6.15 takes an overlay's layers as descriptors of detached mounts.
-fn layer_names() -> LayerNames {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 15) { LayerNames::Descriptors } else { LayerNames::Paths }
 }
 
 /// Connects as often as it takes while a launcher of before ends or one that an earlier daemon asked for begins.
