@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use insula_api::{BuildImage, Problem, ProblemCode};
+use insula_image::convert::ConvertError;
 use insula_image::recipe::{BuildCause, BuildError, CommandRunner, NetworkAccess, Recipe, RunStep, RunStepError};
 use insula_image::recipe::{BusyboxError, UnfinishedRoot};
 use insula_image::store::BeginError;
@@ -27,6 +28,7 @@ use uuid::Uuid;
 use crate::container::record::Addresses;
 use crate::context::Context;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
+use crate::import_worker::worker_code;
 use crate::machine::Traces;
 use crate::operations::Progress;
 
@@ -71,6 +73,7 @@ pub(crate) fn problem(error: &BuildError) -> Problem {
         BuildCause::Begin(_) | BuildCause::File(_) | BuildCause::Publish(_) | BuildCause::Merged(_) => {
             ProblemCode::Internal
         }
+        BuildCause::Convert(ConvertError::Worker(error)) => worker_code(&**error),
         _ => ProblemCode::Invalid,
     };
     Problem::from_chain(code, error)

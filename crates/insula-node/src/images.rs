@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use crate::catalog::Catalog;
 use crate::events::{About, Events};
 use crate::image_build;
-use crate::import_worker::WorkerError;
+use crate::import_worker::worker_code;
 use crate::operations::Progress;
 
 /// Pause between two tries to remove what a killed daemon's operations left.
@@ -110,7 +110,7 @@ impl Images {
         Ok(NewImage { image: self.show(image)?, warnings })
     }
 
-    /// Builds `recipe`, whose relative paths start in `directory`. Blocks.
+    /// Builds `recipe`, whose relative paths start in `directory`; `converter` reads its archive. Blocks.
     ///
     /// # Errors
     ///
@@ -119,9 +119,10 @@ impl Images {
         &self,
         (recipe, directory): (&Recipe, &Path),
         runner: &mut dyn CommandRunner,
+        converter: &dyn Convert,
         progress: &Progress,
     ) -> Result<NewImage, Problem> {
-        let request = BuildRequest { recipe, directory, limits: TreeLimits::standard() };
+        let request = BuildRequest { recipe, directory, limits: TreeLimits::standard(), converter };
         let built = watched(progress, |watch| self.store.build(&request, Some(runner), Timestamp::now(), watch))
             .map_err(|error| image_build::problem(&error))?;
         self.event(&recipe.id, "published");
@@ -337,10 +338,7 @@ fn import_code(error: &ImportError) -> ProblemCode {
             ProblemCode::Conflict
         }
         ImportCause::Cancelled(_) => ProblemCode::Cancelled,
-        ImportCause::Convert(ConvertError::Worker(error)) => match error.downcast_ref() {
-            Some(WorkerError::DiskFull(_)) => ProblemCode::Admission,
-            _ => ProblemCode::Internal,
-        },
+        ImportCause::Convert(ConvertError::Worker(error)) => worker_code(&**error),
         _ if kinds.into_iter().any(is_full) => ProblemCode::Admission,
         ImportCause::Begin(_) | ImportCause::File(_) | ImportCause::Publish(_) => ProblemCode::Internal,
         _ => ProblemCode::Invalid,

@@ -211,3 +211,20 @@ fn live_a_directory_is_read_with_its_owners_and_nothing_beside_it() {
     assert_eq!(found["home/user/diary"], (1000, "private".to_owned(), None));
     assert_eq!(found["home/user/link"].2.as_deref(), Some(secret.as_path()));
 }
+
+#[test]
+fn live_t13_the_base_archive_of_a_build_is_read_by_the_worker() {
+    let node = Node::start();
+    let at = |name: &str| node.directory().join(name);
+    std::fs::write(at("base.tar"), archive()).unwrap();
+    let recipe = "name = \"built\"\nversion = \"1\"\n[base]\ntar = \"base.tar\"\n";
+    std::fs::write(at("built.toml"), recipe).unwrap();
+    node.ok(["image".as_ref(), "build".as_ref(), at("built.toml").as_os_str()]);
+    assert_eq!(node.ok(["run", "--rm", "built", "echo", "well"]).text(), "well");
+    std::fs::write(at("base.tar"), &archive()[..1_000_000]).unwrap();
+    std::fs::write(at("built.toml"), recipe.replace("\"1\"", "\"2\"")).unwrap();
+    let said = node.fails(2, ["image".as_ref(), "build".as_ref(), at("built.toml").as_os_str()]);
+    assert!(said.contains("built@2") && said.contains("it is truncated"), "{said}");
+    let incoming = std::fs::read_dir(node.state_dir().join("images/.incoming")).unwrap();
+    assert_eq!(incoming.count(), 0);
+}

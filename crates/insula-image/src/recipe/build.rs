@@ -16,17 +16,17 @@ use super::parse::{Base, Recipe};
 use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
 use crate::archive::{DecodedStream, ReadArchiveError, TarEntry, TarReader, WalkError};
 use crate::attributes::Attributes;
-use crate::convert::{add_missing_places, manifest_of};
+use crate::convert::{Conversion, ConversionOrder, Convert, ConvertError, Converted, add_missing_places, manifest_of};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{AddEntryError, ContentReader, ImageWriter, WriteImageError, WrittenImage};
 use crate::manifest::{Manifest, Package, Provenance};
 use crate::mount_target::{MountTargetProblem, mount_target_problems};
 use crate::path::{ImagePath, ImagePathError};
-use crate::progress::{Cancelled, Phase, Watch, WatchedReader};
+use crate::progress::{Cancelled, Phase, Watch};
 use crate::store::{
     BeginError, Incoming, OpenForMountError, PublishError, Published, ReadManifestError, Store, StoreFileError,
 };
-use crate::tree::InodeKind;
+use crate::tree::{ImageTree, InodeKind};
 
 /// A recipe to be built.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct BuildRequest<'caller> {
     pub directory: &'caller Path,
     /// Bounds on the root.
     pub limits: TreeLimits,
+    /// Who reads a base that comes as an archive.
+    pub converter: &'caller dyn Convert,
 }
 
 /// A built version.
@@ -82,6 +84,9 @@ pub enum BuildCause {
     /// The base archive is at fault.
     #[error(transparent)]
     Archive(#[from] ReadArchiveError),
+    /// The base archive is at fault, or whoever converts it failed.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// The directory cannot be a root.
     #[error(transparent)]
     Walk(#[from] WalkError),
@@ -255,11 +260,7 @@ impl Build<'_> {
                 let dropped_attributes = assembly.add_directory(root.as_fd())?;
                 Ok(BaseFacts { dropped_attributes, ..BaseFacts::default() })
             }
-            Base::Tar(path) => {
-                let file = self.open_source(Path::new(path))?;
-                let total = file.metadata().ok().map(|stat| stat.len());
-                self.add_tar(assembly, WatchedReader::new(file, self.watch, Phase::Import, total))
-            }
+            Base::Tar(path) => self.add_archive(assembly, incoming, self.open_source(Path::new(path))?),
             Base::Busybox(path) => {
                 add_busybox(assembly, Path::new(path))?;
                 Ok(BaseFacts::default())
@@ -276,13 +277,40 @@ impl Build<'_> {
         Ok(BaseFacts { dropped_attributes: tar.dropped_attributes(), ..BaseFacts::default() })
     }
 
+    /// Adds what a foreign archive holds. It is made an image first, by whoever may read foreign bytes, and only that
+    /// image is read here: one more write of the base, for a parser less in this process.
+    fn add_archive(&self, assembly: &mut Assembly, incoming: &Incoming, source: File) -> Result<BaseFacts, BuildCause> {
+        let file = incoming.create_work_file("base.erofs")?;
+        let image = file.try_clone().map_err(WriteImageError::ReadBack)?;
+        let conversion = Conversion {
+            id: self.recipe().id.clone(),
+            source,
+            image: file,
+            spool: incoming.create_work_file("base.tar")?,
+            hand_over: incoming.create_work_file("base.cbor")?,
+            order: ConversionOrder {
+                limits: self.request.limits.clone(),
+                mount_plan: self.recipe().mount_plan.clone(),
+                reference: None,
+            },
+        };
+        let Converted { manifest, dropped_attributes } = self.request.converter.convert(conversion, self.watch)?;
+        self.add_tree(assembly, &manifest.tree, &image)?;
+        Ok(BaseFacts { config: Some(manifest.config), mount_plan: Some(manifest.mount_plan), dropped_attributes })
+    }
+
     fn add_image(&self, assembly: &mut Assembly, id: &ImageId) -> Result<BaseFacts, BuildCause> {
         let _hold = self.store.hold(id).map_err(ReadManifestError::from)?;
         let base = self.store.manifest(id)?;
         let image = File::from(self.store.open_for_mount(id, self.now, self.watch)?.fd);
-        let total = base.tree.content_bytes();
+        self.add_tree(assembly, &base.tree, &image)?;
+        Ok(BaseFacts { config: Some(base.config), mount_plan: Some(base.mount_plan), dropped_attributes: 0 })
+    }
+
+    fn add_tree(&self, assembly: &mut Assembly, tree: &ImageTree, image: &File) -> Result<(), BuildCause> {
+        let total = tree.content_bytes();
         let mut done = 0;
-        for item in base.tree.iter() {
+        for item in tree.iter() {
             let attributes = item.inode.attributes.clone();
             let path = item.path.clone();
             if let Some(target) = item.linked_to {
@@ -294,7 +322,7 @@ impl Build<'_> {
                     self.watch.report(Phase::Import, done, Some(total))?;
                     done += content.size;
                     let entry = NewEntry { kind: NewKind::File { size: content.size }, attributes };
-                    assembly.add(path, entry, &mut ContentReader::new(&image, content))?;
+                    assembly.add(path, entry, &mut ContentReader::new(image, content))?;
                     continue;
                 }
                 InodeKind::Directory => NewKind::Directory,
@@ -306,7 +334,7 @@ impl Build<'_> {
             };
             assembly.add(path, NewEntry { kind, attributes }, &mut io::empty())?;
         }
-        Ok(BaseFacts { config: Some(base.config), mount_plan: Some(base.mount_plan), dropped_attributes: 0 })
+        Ok(())
     }
 
     /// Runs the commands over the unfinished image and makes the final one of what they left.

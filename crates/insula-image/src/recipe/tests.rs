@@ -11,6 +11,7 @@ use super::{
     BuildCause, BuildError, BuildRequest, Built, CommandRunner, Recipe, RunStep, RunStepError, UnfinishedRoot,
 };
 use crate::attributes::Attributes;
+use crate::convert::InProcess;
 use crate::draft::TreeLimits;
 use crate::manifest::Manifest;
 use crate::path::ImagePath;
@@ -20,7 +21,7 @@ use crate::tree::{Inode, InodeKind};
 
 fn build_in(store: &TestStore, recipe: &str, directory: &Path) -> Result<Built, BuildError> {
     let recipe = Recipe::parse(recipe).unwrap();
-    let request = BuildRequest { recipe: &recipe, directory, limits: TreeLimits::standard() };
+    let request = BuildRequest { recipe: &recipe, directory, limits: TreeLimits::standard(), converter: &InProcess };
     store.build(&request, None, at(100), Watch::nobody())
 }
 
@@ -244,7 +245,12 @@ fn live_commands_change_the_root_and_their_traces_are_normalised() {
     let digests = [(), ()].map(|()| {
         let store = TestStore::new();
         let recipe = Recipe::parse(&busybox("1", commands)).unwrap();
-        let request = BuildRequest { recipe: &recipe, directory: Path::new("/"), limits: TreeLimits::standard() };
+        let request = BuildRequest {
+            recipe: &recipe,
+            directory: Path::new("/"),
+            limits: TreeLimits::standard(),
+            converter: &InProcess,
+        };
         let built = store.build(&request, Some(&mut Chroot), at(1), Watch::nobody()).unwrap();
         let image = id("small@1");
         assert_eq!(text(&store, &image, "etc/motd"), "hello\n");
@@ -267,7 +273,12 @@ fn live_a_failing_command_ends_the_build_with_its_words() {
     assert!(rustix::process::geteuid().is_root(), "run as root: sudo cargo test -p insula-image live_");
     let store = TestStore::new();
     let recipe = Recipe::parse(&busybox("1", "[[run]]\nshell = \"echo broken >&2; exit 7\"")).unwrap();
-    let request = BuildRequest { recipe: &recipe, directory: Path::new("/"), limits: TreeLimits::standard() };
+    let request = BuildRequest {
+        recipe: &recipe,
+        directory: Path::new("/"),
+        limits: TreeLimits::standard(),
+        converter: &InProcess,
+    };
     let error = store.build(&request, Some(&mut Chroot), at(1), Watch::nobody()).unwrap_err();
     match *error.cause {
         BuildCause::Run { number: 1, steps: 1, source: RunStepError::Failed { code, output, .. } } => {
@@ -306,7 +317,12 @@ fn live_debian_a_cancelled_or_failed_bootstrap_leaves_nothing() {
     let parse =
         |suite: &str| Recipe::parse(&format!("name = \"d\"\nversion = \"1\"\n[base]\nsuite = \"{suite}\"")).unwrap();
     let unknown = parse("no-such-suite");
-    let request = BuildRequest { recipe: &unknown, directory: Path::new("/"), limits: TreeLimits::standard() };
+    let request = BuildRequest {
+        recipe: &unknown,
+        directory: Path::new("/"),
+        limits: TreeLimits::standard(),
+        converter: &InProcess,
+    };
     let error = store.build(&request, None, at(1), Watch::nobody()).unwrap_err();
     match *error.cause {
         BuildCause::Bootstrap(super::BootstrapError::Failed { output, .. }) => assert!(!output.is_empty()),

@@ -187,10 +187,15 @@ pub(super) async fn build(State(context): Shared, Body(request): Body<BuildImage
     let subject = recipe.id.to_string();
     let operation = context.operations.begin(OperationKind::ImageBuild, subject, None, |progress| async move {
         let mut runner = Runner::new(work_context.clone(), progress.clone(), recipe.id.clone());
+        let ids = work_context.ids.take()?;
+        let converter = work_context.host.converter(ids);
         let work = move |images: &Images, progress: &Progress| {
-            images.build((&recipe, std::path::Path::new(&request.directory)), &mut runner, progress)
+            let directory = std::path::Path::new(&request.directory);
+            images.build((&recipe, directory), &mut runner, &*converter, progress)
         };
-        as_result(work_context, progress, work).await
+        let built = as_result(work_context.clone(), progress, work).await;
+        work_context.ids.give_back(ids);
+        built
     })?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

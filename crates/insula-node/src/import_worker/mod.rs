@@ -24,6 +24,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use insula_api::ProblemCode;
 use insula_image::convert::{
     CheckConvertedError, Conversion, Convert, ConvertError, Converted, Refusal, check_converted,
 };
@@ -90,6 +91,14 @@ pub(crate) enum WorkerError {
 impl From<WorkerError> for ConvertError {
     fn from(error: WorkerError) -> Self {
         Self::Worker(Box::new(error))
+    }
+}
+
+/// What it is for whoever asked, that a worker could not do its work.
+pub(crate) fn worker_code(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ProblemCode {
+    match error.downcast_ref() {
+        Some(WorkerError::DiskFull(_)) => ProblemCode::Admission,
+        _ => ProblemCode::Internal,
     }
 }
 
