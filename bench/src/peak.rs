@@ -1,4 +1,6 @@
 //! The most memory that the node takes for a piece of work, in whichever of its processes that happens.
+//!
+//! A process belongs to the node by the folder of its program: no other node may run from that folder meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
