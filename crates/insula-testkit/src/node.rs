@@ -191,7 +191,7 @@ impl Node {
         assert!(ended, "the daemon did not end on SIGTERM\n{}", self.log_tail());
     }
 
-    /// Process id of one of the node's other programs, `insula-launcher` or `insula-keeper`, if it runs.
+    /// Process id of one of the node's other programs (`insula-launcher`, `insula-keeper`, `insula-guest`), if it runs.
     #[must_use]
     pub fn servant(&self, program: &str) -> Option<Pid> {
         let found = Leftovers::of(&self.owned).processes;

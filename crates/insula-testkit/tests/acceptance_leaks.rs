@@ -100,7 +100,7 @@ fn live_a16_a_signal_to_a_process_of_others_finds_nobody() {
     for name in ["a", "b"] {
         node.ok(["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
     }
-    let servants = ["insula-launcher", "insula-keeper"].map(|name| node.servant(name).unwrap());
+    let servants = ["insula-launcher", "insula-keeper", "insula-guest"].map(|name| node.servant(name).unwrap());
     let of_the_host = servants.into_iter().chain([node.daemon_pid()]).map(|pid| pid.as_raw_nonzero().to_string());
     for pid in of_the_host.chain([node.show("b")["pid"].to_string()]) {
         for signal in ["-0", "-KILL"] {
