@@ -139,21 +139,25 @@ fn failed(call: &'static str) -> impl Fn(Errno) -> MountMergedError {
 }
 
 /// Mounts the overlay with these attributes.
-///
-/// Before Linux 6.15 a mount that is attached nowhere is no layer of an overlay: then the image is attached in the layer's
-/// directory for as long as the overlay takes to be made.
 pub(super) fn mount_overlay(
     root: &UnfinishedRoot<'_>,
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, MountMergedError> {
     let image = mount_image(root.image)?;
     let by_descriptor = |overlay: BorrowedFd<'_>| fsconfig_set_fd(overlay, "lowerdir+", image.as_fd());
-    if let Ok(overlay) = overlay_over(root, attributes, by_descriptor) {
-        return Ok(overlay);
-    }
+    overlay_over(root, attributes, by_descriptor).or_else(|_| overlay_over_attached(root, attributes, &image))
+}
+
+/// Before Linux 6.15 a mount that is attached nowhere is no layer of an overlay: then the image is attached in the layer's
+/// directory for as long as the overlay takes to be made.
+pub(super) fn overlay_over_attached(
+    root: &UnfinishedRoot<'_>,
+    attributes: MountAttrFlags,
+    image: &OwnedFd,
+) -> Result<OwnedFd, MountMergedError> {
     let place = root.layer.join(ATTACHED_DIR);
     std::fs::create_dir_all(&place).map_err(|source| MountMergedError { call: "mkdir", source })?;
-    move_mount(&image, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed("move_mount"))?;
+    move_mount(image, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed("move_mount"))?;
     let name = format!("/proc/self/fd/{}", image.as_raw_fd());
     let overlay = overlay_over(root, attributes, |overlay| fsconfig_set_string(overlay, "lowerdir", &name));
     unmount(&place, UnmountFlags::DETACH).map_err(failed("umount2"))?;
@@ -161,7 +165,7 @@ pub(super) fn mount_overlay(
 }
 
 /// The image file, mounted and attached nowhere: by itself, or, before Linux 6.12, by a loop device.
-fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
+pub(super) fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
     let mount = |source: &Path| {
         let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(context.as_fd(), "source", source)?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use insula_model::{ImageId, PlaceContent};
 
-use super::run::mount_overlay;
+use super::run::{mount_image, mount_overlay, overlay_over_attached};
 use super::{
     BuildCause, BuildError, BuildRequest, Built, CommandRunner, Recipe, RunStep, RunStepError, UnfinishedRoot,
 };
@@ -222,6 +222,14 @@ impl CommandRunner for Chroot {
         let code = output.status.code().unwrap_or(128);
         let output = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(RunStepError::Failed { command: step.command.clone(), code, output })
+    }
+
+    /// As on a kernel that needs it; on those the other way was tried and refused.
+    fn open_merged(&mut self, root: &UnfinishedRoot<'_>) -> Result<OwnedFd, RunStepError> {
+        let image = mount_image(root.image).map_err(|e| RunStepError::Container(e.into()))?;
+        let attributes = rustix::mount::MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let merged = overlay_over_attached(root, attributes, &image);
+        merged.map_err(|e| RunStepError::Container(e.into()))
     }
 }
 
