@@ -504,10 +504,11 @@ impl Lifecycle {
 
     fn sweep_ended(&mut self) {
         let Phase::Cleaning(next) = self.phase else { return };
+        // Also when somebody asked for the next start meanwhile.
+        self.answer(Goal::Stopped, Reply::Done);
         match next {
             Next::Rest(rest, pause) => {
                 self.phase = Phase::Idle(rest);
-                self.answer(Goal::Stopped, Reply::Done);
                 if let Some(pause) = pause {
                     self.effects.push(Effect::ArmRestart(pause));
                 }
@@ -516,7 +517,6 @@ impl Lifecycle {
             Next::Delete => {
                 self.phase = Phase::Gone;
                 self.effects.push(Effect::Forget);
-                self.answer(Goal::Stopped, Reply::Done);
                 self.answer(Goal::Deleted, Reply::Done);
                 self.answer(Goal::Running, Reply::Overtaken);
                 self.finish_upgrade(Reply::Overtaken);

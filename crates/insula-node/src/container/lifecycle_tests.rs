@@ -61,6 +61,18 @@ fn stop_wins_over_a_restart_under_way() {
 }
 
 #[test]
+fn a_stop_is_answered_though_a_start_comes_before_its_sweep_ended() {
+    let mut lifecycle = running(RestartPolicy::No);
+    ask(&mut lifecycle, 2, Ask::Stop { grace: GRACE });
+    lifecycle.step(exited(0));
+    assert!(ask(&mut lifecycle, 3, Ask::Start).iter().all(|effect| !matches!(effect, Effect::Reply(..))));
+    let effects = lifecycle.step(Input::SweepEnded);
+    assert!(effects.contains(&Effect::Reply(Ticket(2), Reply::Done)), "{effects:?}");
+    assert!(effects.contains(&Effect::Start(Version::Wanted)), "{effects:?}");
+    assert_eq!(lifecycle.step(Input::StartEnded(Ok(()))), [Effect::Reply(Ticket(3), Reply::Done)]);
+}
+
+#[test]
 fn a_failed_change_of_image_brings_the_last_good_version_back() {
     let mut lifecycle = running(RestartPolicy::No);
     lifecycle.step(Input::ImageChange(ChangePending::Yes));
