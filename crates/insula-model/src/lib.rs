@@ -40,7 +40,7 @@ pub use restart::{ParseRestartPolicyError, RestartPolicy};
 pub use settings::{Effect, SETTINGS, Setting, SettingError, ValueError, effect_of};
 pub use signal::{ParseSignalError, Signal};
 pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess};
-pub use spelling::nearest;
+pub use spelling::{near, nearest};
 pub use state::ContainerState;
 pub use template::{DefineTemplateError, Origin, Resolved, Template, Templates, UnknownTemplateError};
 pub use volume::{Access, DeviceSpec, ParseVolumeError, TmpfsMount, VolumeMount};

@@ -11,6 +11,13 @@ pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -
     candidates.into_iter().min_by_key(|candidate| (!candidate.starts_with(&given), distance(&given, candidate)))
 }
 
+/// The same, if it is so near that somebody may have meant it: a third of what was given is wrong at most.
+#[must_use]
+pub fn near<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let bound = 2.max(given.len() / 3);
+    nearest(given, candidates).filter(|candidate| given.len() <= LENGTH_MAX && distance(given, candidate) <= bound)
+}
+
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -29,6 +36,14 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_far_is_not_near() {
+        let keys = ["memory.limit", "pids.limit", "hostname"];
+        assert_eq!(near("memory_limit", keys), Some("memory.limit"));
+        assert_eq!(near("colour", keys), None);
+        assert_eq!(near(&"x".repeat(100), keys), None);
+    }
 
     #[test]
     fn the_nearest_is_the_one_with_the_fewest_changes() {

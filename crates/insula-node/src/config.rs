@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use insula_model::{Bytes, NodeName, Templates};
+use insula_model::{Bytes, NodeName, Templates, near};
 use serde::Deserialize;
 
 use crate::rights::{TemplateConfigError, read_templates};
@@ -523,13 +523,10 @@ pub(crate) fn data_dirs(state_dir: &Path) -> PathBuf {
 }
 
 fn refuse_unknown(table: &toml::Table, path: &Path) -> Result<(), LoadConfigError> {
-    let unknown = |key: &str| {
-        let nearest = OPTIONS.iter().map(|&(known, ..)| (distance(known, key), known)).min();
-        LoadConfigError::Unknown {
-            path: path.to_owned(),
-            key: key.to_owned(),
-            nearest: nearest.filter(|&(distance, _)| distance <= 4).map(|(_, known)| known.to_owned()),
-        }
+    let unknown = |key: &str| LoadConfigError::Unknown {
+        path: path.to_owned(),
+        key: key.to_owned(),
+        nearest: near(key, OPTIONS.iter().map(|&(known, ..)| known)).map(str::to_owned),
     };
     for (key, value) in table {
         let section = format!("{key}.");
@@ -546,22 +543,6 @@ fn refuse_unknown(table: &toml::Table, path: &Path) -> Result<(), LoadConfigErro
         }
     }
     Ok(())
-}
-
-/// Levenshtein distance: least number of insertions, deletions and replacements from `a` to `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

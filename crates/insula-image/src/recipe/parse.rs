@@ -346,26 +346,10 @@ fn explain(text: &str, error: &toml::de::Error) -> ParseRecipeError {
         && let Some(field) = quoted.next()
     {
         let known: Vec<String> = quoted.collect();
-        let nearest = known.iter().min_by_key(|known| distance(known, &field));
-        let near = |known: &&String| distance(known, &field) <= 2.max(field.len() / 3);
-        return ParseRecipeError::UnknownField { line, suggestion: nearest.filter(near).cloned(), field, known };
+        let suggestion = insula_model::near(&field, known.iter().map(String::as_str)).map(str::to_owned);
+        return ParseRecipeError::UnknownField { line, suggestion, field, known };
     }
     ParseRecipeError::Toml { line, message: message.to_owned() }
-}
-
-/// Number of letters to insert, delete or replace between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Where the package puts it.
