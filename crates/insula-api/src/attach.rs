@@ -5,19 +5,23 @@
 //!
 //! ```text
 //! client                                          daemon
-//!   AttachRequest + one descriptor per stream ->      (a terminal is asked for: no descriptors)
+//!   AttachRequest + one descriptor per stream ->
 //!                              <- AttachAnswer::Attached + descriptors
 //!                              <- AttachAnswer::Ended              (starts of containers; the client stays connected)
 //! ```
 //!
 //! Descriptors beside `Attached`, in order:
 //!
-//! - start of a container: a pidfd of process 1, then the file that will hold the main process's end (a CBOR
-//!   `insula_plan::protocol::status::End`, empty until then), then the pty's master if it has a terminal. The client
+//! - start of a container, or attachment to one that runs: a pidfd of process 1, then the file that will hold the
+//!   main process's end (a CBOR `insula_plan::protocol::status::End`, empty until then), then what the client types
+//!   into: the pty's master if it has a terminal; for an attachment without one, the pipe to its standard input if
+//!   it was created with one that stays open. Output of a terminal comes to the standard output that the client
+//!   brought, never by the master, which has other readers: the node logs it, and there may be several clients. Bytes
+//!   that a client does not read hold the container up. The client
 //!   polls the connection and the pidfd. When the pidfd is readable it reads the file; when that is empty, or the
 //!   file is missing because process 1 is the image's own init, it waits for `Ended`. So a daemon that dies
 //!   meanwhile (the connection closes) does not matter.
-//! - exec: the connection to the container's process 1, on which `insula_plan::protocol::init::InitEvent::Ended`
+//! - exec (no descriptors are brought when it asks for a terminal): the connection to the container's process 1, on which `insula_plan::protocol::init::InitEvent::Ended`
 //!   will arrive and `InitRequest::Signal` may be sent, then the pty's master if it has a terminal. There is no
 //!   `Ended` on the attach connection unless `AttachAnswer::Attached::relayed` says so (images with their own init).
 //! - transfer of a file: none; the operation tells the rest.

@@ -39,7 +39,7 @@ pub use resources::{CpuLimit, ParseCpuLimitError, ResourceSpec, Ulimit};
 pub use restart::{ParseRestartPolicyError, RestartPolicy};
 pub use settings::{Effect, SETTINGS, Setting, SettingError, ValueError, effect_of};
 pub use signal::{ParseSignalError, Signal};
-pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess};
+pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess, StdinMode};
 pub use spelling::{near, nearest};
 pub use state::ContainerState;
 pub use template::{DefineTemplateError, Origin, Resolved, Template, Templates, UnknownTemplateError};

@@ -107,6 +107,9 @@ pub struct ContainerSpec {
     /// Whether its main process has a terminal.
     #[serde(default)]
     pub tty: bool,
+    /// Its standard input when no client brings one.
+    #[serde(default)]
+    pub stdin: StdinMode,
     /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -146,6 +149,18 @@ pub enum LogMode {
     Discarded,
 }
 
+/// Standard input of a container that is started without a client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StdinMode {
+    /// At its end from the beginning.
+    #[default]
+    Closed,
+    /// A pipe for clients that attach later; it has no end while the container runs.
+    Open,
+}
+
 impl ContainerSpec {
     /// A container of `image` with nothing else asked for.
     #[must_use]
@@ -181,6 +196,7 @@ impl ContainerSpec {
             health: None,
             log: LogMode::Kept,
             tty: false,
+            stdin: StdinMode::Closed,
             labels: BTreeMap::new(),
         }
     }

@@ -18,7 +18,9 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::container::record::Addresses;
-use crate::host::{ExecOrder, Exit, FoundContainer, Host, RootSource, StartOrder, Started, StartedExec};
+use crate::host::{
+    AttachOrder, ExecOrder, Exit, FoundContainer, Host, Onlooker, RootSource, StartOrder, Started, StartedExec,
+};
 use crate::machine::Traces;
 
 #[derive(Debug)]
@@ -144,6 +146,10 @@ impl Host for FakeHost {
 
     fn unmount(&self, _: ImageKey) -> BoxFuture<'static, Result<(), Problem>> {
         done(Ok(()))
+    }
+
+    fn attach(&self, _: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>> {
+        done(Ok(Onlooker { follow: Vec::new(), input: None, warnings: Vec::new() }))
     }
 
     fn exec(&self, _: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>> {

@@ -78,8 +78,12 @@ pub(crate) enum Streams {
         /// Standard error.
         stderr: Option<OwnedFd>,
     },
-    /// A new terminal whose master goes to the client.
-    Terminal,
+    /// A new terminal whose master goes to the client; what a container's main process writes there goes to
+    /// `output`, a command's is read from the master.
+    Terminal {
+        /// As in `Given`.
+        output: Option<OwnedFd>,
+    },
 }
 
 /// A container that runs.
@@ -122,6 +126,32 @@ pub(crate) struct FoundContainer {
     pub(crate) started: Started,
     /// Whether it is frozen.
     pub(crate) frozen: bool,
+}
+
+/// A client that wants to see a running container.
+#[derive(Debug)]
+pub(crate) struct AttachOrder {
+    /// Which container.
+    pub(crate) id: ContainerId,
+    /// Its name.
+    pub(crate) name: ContainerName,
+    /// Its configuration.
+    pub(crate) spec: Arc<ContainerSpec>,
+    /// Where its output goes too.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// Where its error output goes too.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// What a client of a running container gets.
+#[derive(Debug)]
+pub(crate) struct Onlooker {
+    /// A pidfd of process 1, then the file that holds the main process's end.
+    pub(crate) follow: Vec<OwnedFd>,
+    /// What can be typed into: the terminal's master, or the pipe to its standard input.
+    pub(crate) input: Option<OwnedFd>,
+    /// What the user should know.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A command to run in a container.
@@ -170,6 +200,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
     /// Lets go of an image: no start will want it. What runs from it goes on.
     fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>>;
+    /// Lets a client see a running container, and type into it.
+    fn attach(&self, order: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>>;
     /// Starts a command in a running container.
     fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>>;
     /// Runs a command in a running container without streams and waits for its exit code.

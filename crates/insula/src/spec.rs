@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use insula_api::CreateContainer;
-use insula_model::{ContainerSpec, HealthCheck, LogMode, VolumeMount};
+use insula_model::{ContainerSpec, HealthCheck, LogMode, StdinMode, VolumeMount};
 
 use crate::args::SpecArgs;
 use crate::failure::{Failure, chain};
@@ -72,6 +72,7 @@ pub fn create_request(
     spec.health = args.health.as_deref().map(health_check).transpose()?;
     spec.log = if args.no_log { LogMode::Discarded } else { LogMode::Kept };
     spec.tty = args.tty;
+    spec.stdin = if args.interactive { StdinMode::Open } else { StdinMode::Closed };
     spec.volumes = args.mounts.volume.iter().map(|given| volume(given, around)).collect::<Result<_, _>>()?;
     spec.tmpfs = args.mounts.tmpfs;
     spec.devices = args.mounts.device;

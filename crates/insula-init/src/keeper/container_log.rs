@@ -3,7 +3,7 @@
 //! ```text
 //!   pipe --read 64 KiB--> files (if the rate allows)
 //!                     \-> tee, tee …   (a tee that blocks and is full: the pipe is not watched until it has room)
-//!   pipe --splice--> /dev/null         (no tee, and the rate allows nothing: counted as lost)
+//!   pipe --splice--> /dev/null         (no terminal, no tee, and the rate allows nothing: counted as lost)
 //! ```
 //!
 //! A run that is over (`RemoveContainer`) goes on until its tees have what it wrote: a reader that is slow gets
@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use insula_plan::protocol::ContainerId;
 use insula_plan::protocol::keeper::{LogBounds, LogStart, LogState, LogStream, TeeSpec};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
@@ -31,7 +32,7 @@ const THROW_BYTES: usize = 1024 * 1024;
 const STREAMS_MAX: usize = 16;
 
 /// Tees of one container.
-const TEES_MAX: usize = 16;
+pub(super) const TEES_MAX: usize = 16;
 
 /// Reads of one pipe of a run that is over: more than any pipe holds.
 const LAST_READS_MAX: usize = 1024;
@@ -73,6 +74,8 @@ struct Stream {
     kind: LogStream,
     run: u32,
     pipe: OwnedFd,
+    /// Or the master of a terminal.
+    is_pipe: bool,
     read: u64,
     watched: bool,
 }
@@ -109,8 +112,9 @@ impl ContainerLog {
     /// Adds a pipe.
     pub(super) fn add_stream(&mut self, kind: LogStream, pipe: OwnedFd) -> Result<(), Errno> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
+        let is_pipe = FileType::from_raw_mode(rustix::fs::fstat(&pipe)?.st_mode) == FileType::Fifo;
         let slot = self.streams.iter_mut().find(|slot| slot.is_none()).ok_or(Errno::NOSPC)?;
-        *slot = Some(Stream { kind, run: self.run, pipe, read: 0, watched: false });
+        *slot = Some(Stream { kind, run: self.run, pipe, is_pipe, read: 0, watched: false });
         Ok(())
     }
 
@@ -259,7 +263,8 @@ impl ContainerLog {
     fn read_stream(&mut self, bench: &mut Bench<'_>, place: usize, now: Moment) -> bool {
         let Some(Some(stream)) = self.streams.get_mut(place) else { return false };
         let (kind, run) = (stream.kind, stream.run);
-        let copied = self.tees.iter().flatten().any(|tee| stream.feeds(tee));
+        // Only a pipe can be spliced; a terminal is read, and what is read is counted below.
+        let copied = !stream.is_pipe || self.tees.iter().flatten().any(|tee| stream.feeds(tee));
         if let Some(files) = self.files.as_mut().filter(|_| !copied)
             && files.is_over_rate(now)
         {

@@ -36,7 +36,7 @@ use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use container_log::{Bench, ContainerLog, Flush, READ_BYTES};
+use container_log::{Bench, ContainerLog, Flush, READ_BYTES, TEES_MAX};
 use insula_kernel::poller::{Interest, Poller, Ready};
 use log_files::Moment;
 
@@ -364,7 +364,10 @@ impl Keeper {
             return Err(Failure::new(FailureKind::Malformed, "a tee takes one descriptor"));
         };
         let added = self.with_log(number, |log, bench| log.add_tee(bench, tee, fd));
-        added.unwrap_or(Err(Errno::NOENT)).map_err(|errno| kernel("add a tee (pipe, socket or file)", errno))
+        added.unwrap_or(Err(Errno::NOENT)).map_err(|errno| match errno {
+            Errno::NOSPC => Failure::new(FailureKind::Busy, format!("its output is copied {TEES_MAX} times already")),
+            errno => kernel("add a tee (pipe, socket or file)", errno),
+        })
     }
 
     fn flush(&mut self, container: ContainerId, flush: Flush) {

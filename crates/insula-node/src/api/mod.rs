@@ -64,6 +64,7 @@ fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(verbs::pause))
         .routes(routes!(verbs::resume))
         .routes(routes!(verbs::rename))
+        .routes(routes!(verbs::attach))
         .routes(routes!(verbs::exec))
         .routes(routes!(verbs::upgrade))
         .routes(routes!(verbs::rollback))

@@ -14,7 +14,7 @@ use insula_model::{HealthCheck, ImageRef, Signal};
 
 use super::Shared;
 use super::extract::{Answered, Body, Path, Refusal};
-use crate::attach::{Purpose, exec_order};
+use crate::attach::{Purpose, exec_order, running};
 use crate::catalog::Strictness;
 use crate::container::command::{Answer, Command};
 use crate::container::handle::ContainerHandle;
@@ -145,6 +145,19 @@ pub(super) async fn rename(
     let handle = context.directory.find(&name)?;
     handle.send(|answer| Command::Rename { name: request.name, answer }).await?;
     Ok(Json(handle.snapshot().summary()))
+}
+
+/// Gives a token with which a client sees a running container, and types into it.
+#[utoipa::path(post, path = "/v1/containers/{name}/attach", tag = "containers",
+    params(("name" = String, Path, description = "Name or id")), responses(
+    (status = 200, description = "Attach to see it", body = CreatedExec),
+    (status = 409, description = "It does not run, or is paused", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn attach(State(context): Shared, Path(name): Path<String>) -> Answered<CreatedExec> {
+    let handle = context.directory.find(&name)?;
+    running(&handle)?;
+    let attach_token = context.tokens.issue(Purpose::Attach(handle.id))?;
+    Ok(Json(CreatedExec { attach_token }))
 }
 
 /// Gives a token with which attaching runs a command in a container.

@@ -8,7 +8,7 @@ pub(crate) mod server;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use insula_api::{AttachToken, ExecRequest, Problem, ProblemCode};
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::container::handle::ContainerHandle;
+use crate::container::snapshot::Snapshot;
 use crate::host::{ExecOrder, Streams};
 
 /// How long a token is good.
@@ -30,6 +31,8 @@ const TOKENS_MAX: usize = 4_096;
 pub(crate) enum Purpose {
     /// To start a container with the client's streams.
     Start(ContainerId),
+    /// To see a running container.
+    Attach(ContainerId),
     /// To run a command.
     Exec(ContainerId, Box<ExecRequest>),
     /// To hand a file over to a long action.
@@ -73,6 +76,22 @@ impl Tokens {
     }
 }
 
+/// A container that runs and is not paused, as commands and onlookers need it.
+///
+/// # Errors
+///
+/// Conflict when it is not.
+pub(crate) fn running(handle: &ContainerHandle) -> Result<Arc<Snapshot>, Problem> {
+    let snapshot = handle.snapshot();
+    let name = &snapshot.record.name;
+    let conflict = |state: &str| Problem::new(ProblemCode::Conflict, format!("container {name} {state}"));
+    match (snapshot.state, snapshot.facts.pid) {
+        (Some(ContainerState::Paused), _) => Err(conflict("is paused").with_remedy(format!("insula resume {name}"))),
+        (Some(_), Some(_)) => Ok(snapshot),
+        _ => Err(conflict("is not running").with_remedy(format!("insula start {name}"))),
+    }
+}
+
 /// What to ask of the host for `request` in the container behind `handle`.
 ///
 /// # Errors
@@ -83,22 +102,14 @@ pub(crate) fn exec_order(
     request: ExecRequest,
     streams: impl FnOnce(bool) -> Streams,
 ) -> Result<ExecOrder, Problem> {
-    let snapshot = handle.snapshot();
-    let name = &snapshot.record.name;
-    let conflict = |state: &str| Problem::new(ProblemCode::Conflict, format!("container {name} {state}"));
     if request.command.is_empty() {
+        let name = &handle.snapshot().record.name;
         return Err(Problem::new(ProblemCode::Invalid, format!("exec in {name} names no command")));
     }
-    match (snapshot.state, snapshot.facts.pid) {
-        (Some(ContainerState::Paused), _) => {
-            return Err(conflict("is paused").with_remedy(format!("insula resume {name}")));
-        }
-        (Some(_), Some(_)) => {}
-        _ => return Err(conflict("is not running").with_remedy(format!("insula start {name}"))),
-    }
+    let snapshot = running(handle)?;
     Ok(ExecOrder {
         id: snapshot.record.id,
-        name: name.clone(),
+        name: snapshot.record.name.clone(),
         spec: snapshot.spec.clone(),
         image: snapshot.facts.image.clone().unwrap_or_else(|| snapshot.record.image.clone()),
         streams: streams(request.terminal.is_some()),

@@ -14,11 +14,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
 use super::packet::{self, PacketError};
-use super::{Purpose, exec_order};
+use super::{Purpose, exec_order, running};
 use crate::container::command::Answer;
 use crate::container::handle::ContainerHandle;
 use crate::context::Context;
-use crate::host::Streams;
+use crate::host::{AttachOrder, Onlooker, Streams};
 
 /// Connections at a time; further clients wait to be accepted.
 const CONNECTIONS_MAX: usize = 8_192;
@@ -109,6 +109,7 @@ async fn connection(context: &Arc<Context>, socket: &AsyncFd<OwnedFd>) -> Result
     let result = match purpose {
         None => Err(Problem::new(ProblemCode::Denied, "the attach token is unknown, used or too old")),
         Some(Purpose::Start(id)) => return start(context, socket, id, given).await,
+        Some(Purpose::Attach(id)) => return attach(context, socket, id, given).await,
         Some(Purpose::Exec(id, request)) => exec(context, id, *request, given).await,
         Some(Purpose::Transfer(sender)) => transfer(sender, given),
     };
@@ -151,7 +152,7 @@ impl GivenFds {
 
     fn streams(self, terminal: bool) -> Streams {
         match self {
-            _ if terminal => Streams::Terminal,
+            Self { stdout, .. } if terminal => Streams::Terminal { output: stdout },
             Self { stdin: None, stdout: None, stderr: None, .. } => Streams::Detached,
             Self { stdin, stdout, stderr, .. } => Streams::Given { stdin, stdout, stderr },
         }
@@ -202,7 +203,7 @@ async fn start(
             let answer = AttachAnswer::Attached { pid, relayed: true, end_file, warnings: Vec::new() };
             packet::send(socket, &answer, &fds).await?;
             drop(fds);
-            relay_end(socket, &handle, before.starts).await
+            relay_end(socket, &handle, before.starts + 1).await
         }
         Ok(answer) => {
             let warnings = match answer {
@@ -212,7 +213,7 @@ async fn start(
             let pid = handle.snapshot().facts.pid;
             let answer = AttachAnswer::Attached { pid, relayed: true, end_file: false, warnings };
             packet::send(socket, &answer, &[]).await?;
-            relay_end(socket, &handle, before.starts).await
+            relay_end(socket, &handle, before.starts + 1).await
         }
         Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
     }
@@ -224,9 +225,52 @@ fn rolled_back(handle: &ContainerHandle) -> String {
     format!("{why}; {} runs again", snapshot.record.image)
 }
 
-/// Tells the client how the run that followed `starts` earlier ones ended, unless the client leaves before.
-async fn relay_end(socket: &AsyncFd<OwnedFd>, handle: &ContainerHandle, starts: u64) -> Result<(), PacketError> {
-    let ended = handle.wait_for(|now| now.starts > starts && (now.facts.pid.is_none() || now.starts > starts + 1));
+/// Lets a client see a container that runs. Nothing of the container changes by that, so its driver is not asked.
+async fn attach(
+    context: &Arc<Context>,
+    socket: &AsyncFd<OwnedFd>,
+    id: ContainerId,
+    given: GivenFds,
+) -> Result<(), PacketError> {
+    let result = match context.directory.get(id) {
+        Some(handle) => look_on(context, handle, given).await,
+        None => Err(Problem::new(ProblemCode::NotFound, format!("container {id} does not exist"))),
+    };
+    match result {
+        Ok((handle, starts, onlooker)) => {
+            let end_file = onlooker.follow.len() > 1;
+            let mut fds = onlooker.follow;
+            fds.extend(onlooker.input);
+            let pid = handle.snapshot().facts.pid;
+            let answer = AttachAnswer::Attached { pid, relayed: true, end_file, warnings: onlooker.warnings };
+            packet::send(socket, &answer, &fds).await?;
+            drop(fds);
+            relay_end(socket, &handle, starts).await
+        }
+        Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    }
+}
+
+async fn look_on(
+    context: &Context,
+    handle: ContainerHandle,
+    given: GivenFds,
+) -> Result<(ContainerHandle, u64, Onlooker), Problem> {
+    let snapshot = running(&handle)?;
+    let order = AttachOrder {
+        id: handle.id,
+        name: snapshot.record.name.clone(),
+        spec: snapshot.spec.clone(),
+        stdout: given.stdout,
+        stderr: given.stderr,
+    };
+    let onlooker = context.host.attach(order).await?;
+    Ok((handle, snapshot.starts, onlooker))
+}
+
+/// Tells the client how the run with this number ended, unless the client leaves before.
+async fn relay_end(socket: &AsyncFd<OwnedFd>, handle: &ContainerHandle, run: u64) -> Result<(), PacketError> {
+    let ended = handle.wait_for(|now| now.starts >= run && (now.facts.pid.is_none() || now.starts > run));
     tokio::select! {
         snapshot = ended => {
             let facts = &snapshot.facts;

@@ -21,6 +21,7 @@ use insula_model::ContainerId;
 use insula_plan::protocol::PROTOCOL_VERSION;
 use insula_plan::protocol::channel::{Channel, ReceiveError, Received, SendError, Wait};
 use insula_plan::protocol::facts::EndedFact;
+use insula_plan::protocol::keeper::KeeperAnswer;
 use insula_plan::protocol::launcher::{LauncherCall, LauncherEvent, LauncherOutcome, LauncherRequest, OpId};
 use insula_plan::protocol::status::End;
 use tokio::io::unix::AsyncFd;
@@ -229,7 +230,9 @@ impl Link {
             LauncherEvent::Outcome { op, outcome } => {
                 let Some(answer) = self.state().calls.remove(&op) else { return };
                 let result = match outcome {
-                    LauncherOutcome::Failed(failure) => Err(failure_problem(&failure)),
+                    LauncherOutcome::Failed(failure) | LauncherOutcome::Kept(KeeperAnswer::Failed(failure)) => {
+                        Err(failure_problem(&failure))
+                    }
                     message => Ok(Received { message, fds }),
                 };
                 answer.send(result).ok();

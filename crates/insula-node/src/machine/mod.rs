@@ -3,12 +3,14 @@
 //! ```text
 //!   link.rs      calls to the launcher, exits from it          start.rs    a start, from order to running container
 //!   servants.rs  finds or starts the launcher, again and again exec.rs     commands in running containers
+//!   attach.rs    clients of running containers                 console.rs  terminals, kept and read
 //!   network.rs   the node's subnets, table and addresses       look.rs     what containers hold and run
 //!   names.rs     the name service's sockets and table
 //! ```
 //!
 //! Nothing here decides: which container, which image, which streams comes in an order.
 
+mod attach;
 mod console;
 mod disk;
 mod exec;
@@ -45,7 +47,7 @@ use rustix::io::Errno;
 
 use crate::config::data_dirs;
 use crate::container::record::Addresses;
-use crate::host::{ExecOrder, FoundContainer, Host, StartOrder, Started, StartedExec};
+use crate::host::{AttachOrder, ExecOrder, FoundContainer, Host, Onlooker, StartOrder, Started, StartedExec};
 use crate::import_worker::ImportWorker;
 use link::Link;
 use names::NameService;
@@ -253,6 +255,10 @@ impl Host for Handle {
 
     fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>> {
         self.0.clone().unmount_image(image).boxed()
+    }
+
+    fn attach(&self, order: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>> {
+        self.0.clone().look_on(order).boxed()
     }
 
     fn exec(&self, order: ExecOrder) -> BoxFuture<'static, Result<StartedExec, Problem>> {

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use insula_api::{Problem, ProblemCode};
 use insula_image::store::{Hold, ImageInfo};
 use insula_kernel::seccomp::Filter;
-use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, RootAccess};
+use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, RootAccess, StdinMode};
 use insula_plan::host_step::{Device, DeviceKind};
 use insula_plan::protocol::keeper::{FdName, KeeperRequest, LogStart, LogStream, TeeSpec, WhenSlow};
 use insula_plan::protocol::launcher::{ImageKey, LauncherOutcome, LauncherRequest};
@@ -25,6 +25,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::pipe::PipeFlags;
 
 use super::Machine;
+use super::console::Master;
 use super::disk::DiskError;
 use super::failure::lost;
 use super::network::{Traces, container_network, hosts};
@@ -48,7 +49,7 @@ pub(super) fn is_full_init(spec: &ContainerSpec, config: &ImageConfig) -> bool {
 /// Whether a client's terminal, or one that waits for a client, is in the place of the streams.
 fn is_terminal(spec: &ContainerSpec, streams: &Streams) -> bool {
     match streams {
-        Streams::Terminal => true,
+        Streams::Terminal { .. } => true,
         Streams::Detached => spec.tty,
         Streams::Given { .. } => false,
     }
@@ -58,7 +59,8 @@ fn is_terminal(spec: &ContainerSpec, streams: &Streams) -> bool {
 fn first_output(streams: Streams) -> Option<OwnedFd> {
     match streams {
         Streams::Given { stdout, .. } => stdout,
-        Streams::Terminal | Streams::Detached => None,
+        Streams::Terminal { output } => output,
+        Streams::Detached => None,
     }
 }
 
@@ -108,10 +110,21 @@ impl Root {
 type GivenFds = HashMap<GivenFd, OwnedFd>;
 
 /// The keeper's part of a container's streams.
-struct LogPipes {
-    streams: Vec<LogStream>,
-    tees: Vec<TeeSpec>,
-    fds: Vec<OwnedFd>,
+pub(super) struct LogPipes {
+    /// Which streams are read.
+    pub(super) streams: Vec<LogStream>,
+    /// Where copies go.
+    pub(super) tees: Vec<TeeSpec>,
+    /// The log's directory, what is read, where copies go.
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// What the main process's streams came to.
+struct OpenedStreams {
+    main: MainStreams,
+    log: Option<LogPipes>,
+    /// The writing end of a standard input that stays open.
+    typed: Option<OwnedFd>,
 }
 
 impl Machine {
@@ -141,11 +154,17 @@ impl Machine {
         let mut given = self.open_directories(&order, &root, disk)?;
         let volumes = open_volumes(&order, &mut given)?;
         let devices = look_at_devices(&order)?;
-        let on_console = is_full_init(&order.spec, root.config()) && !is_terminal(&order.spec, &streams);
-        let (streams, client) = if on_console { (Streams::Detached, first_output(streams)) } else { (streams, None) };
-        let (main, log) = self.open_streams(&order, streams, &mut given)?;
-        let log = log.filter(|_| !on_console);
-        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, main, storage))?;
+        let on_master = match is_terminal(&order.spec, &streams) {
+            true => Some(Master::Terminal),
+            false => is_full_init(&order.spec, root.config()).then_some(Master::Console),
+        };
+        let (streams, client) = match on_master {
+            Some(Master::Terminal) => (Streams::Terminal { output: None }, first_output(streams)),
+            Some(Master::Console) => (Streams::Detached, first_output(streams)),
+            None => (streams, None),
+        };
+        let opened = self.open_streams(&order, streams, &mut given)?;
+        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, opened.main, storage))?;
         self.reserve_ports(&order).await?;
         let plan = sealed_memfd(&plan).map_err(|error| failed(&order, "plan", &error))?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
@@ -158,8 +177,8 @@ impl Machine {
         let request = LauncherRequest::Start { container: order.id };
         let (_, outcome) = self.link.send(request, &fds).await.map_err(|problem| named(&order, problem))?;
         // After the start, which takes longer: what is written before the keeper reads waits in the pipe.
-        if let Some(log) = log {
-            self.start_log(&order, log).await?;
+        if on_master.is_none() {
+            self.keep_streams(&order, opened).await?;
         }
         let outcome = outcome.await.unwrap_or_else(|_| Err(lost("the launcher ended")));
         let outcome = outcome.map_err(|problem| named(&order, problem))?;
@@ -172,11 +191,10 @@ impl Machine {
         let follow = self.follow(&order, &pidfd);
         self.remember_pidfd(order.id, pidfd);
         let mut master = fds.next();
-        if on_console && let Some(master) = master.take() {
-            self.keep_console(&order, &master, client.as_ref()).await?;
-        } else if let Some(master) = &master {
-            self.keep_terminal(&order, master).await?;
+        if let (Some(kind), Some(master)) = (on_master, &master) {
+            self.keep_master(&order, (kind, master), client).await?;
         }
+        master = master.filter(|_| on_master == Some(Master::Terminal));
         Ok(Started { pid: process.pid, cgroup: self.cgroup_of(order.id), follow, master, exit })
     }
 
@@ -291,42 +309,44 @@ impl Machine {
         Ok(given)
     }
 
-    /// The three streams of the main process, and what the keeper is to read.
+    /// The three streams of the main process, and what the keeper is to read and to hold.
     fn open_streams(
         &self,
         order: &StartOrder,
         streams: Streams,
         given: &mut GivenFds,
-    ) -> Result<(MainStreams, Option<LogPipes>), Problem> {
-        let wrap = |error: rustix::io::Errno| failed(order, "standard streams", &error);
+    ) -> Result<OpenedStreams, Problem> {
         let (stdin, stdout, stderr) = match streams {
-            Streams::Terminal => return Ok((MainStreams::Terminal(WindowSize::DEFAULT), None)),
-            Streams::Detached if order.spec.tty => return Ok((MainStreams::Terminal(WindowSize::DEFAULT), None)),
+            Streams::Terminal { .. } => {
+                return Ok(OpenedStreams { main: MainStreams::Terminal(WindowSize::DEFAULT), log: None, typed: None });
+            }
             Streams::Detached => (None, None, None),
             Streams::Given { stdin, stdout, stderr } => (stdin, stdout, stderr),
         };
+        let mut typed = None;
         let stdin = match stdin {
             Some(stdin) => stdin,
-            // A pipe that nobody writes to: its end is read at once, and no device of the host is given away.
-            None => rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrap)?.0,
+            None => {
+                // Without a writer its end is read at once, and no device of the host is given away.
+                let (reader, writer) = container_pipe(order)?;
+                typed = (order.spec.stdin == StdinMode::Open).then_some(writer);
+                reader
+            }
         };
         given.insert(GivenFd::Stdin, stdin);
         let outputs = [(GivenFd::Stdout, LogStream::Output, stdout), (GivenFd::Stderr, LogStream::Error, stderr)];
-        if order.spec.log == LogMode::Discarded {
-            for (wanted, _, client) in outputs {
-                let sink = || rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-                given.insert(wanted, client.map_or_else(sink, Ok).map_err(wrap)?);
-            }
-            return Ok((MainStreams::Given, None));
-        }
         let mut log = LogPipes { streams: Vec::new(), tees: Vec::new(), fds: vec![self.log_dir(order)?] };
         let mut tees = Vec::new();
-        let owner = rustix::fs::Uid::from_raw(order.ids.base);
-        let group = rustix::fs::Gid::from_raw(order.ids.base);
         for (wanted, stream, client) in outputs {
-            let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrap)?;
-            // Programs open /dev/stdout anew, which asks the pipe's owner.
-            rustix::fs::fchown(&writer, Some(owner), Some(group)).map_err(wrap)?;
+            let client = match client {
+                // Nobody else wants it.
+                Some(client) if order.spec.log == LogMode::Discarded => {
+                    given.insert(wanted, client);
+                    continue;
+                }
+                client => client,
+            };
+            let (reader, writer) = container_pipe(order)?;
             given.insert(wanted, writer);
             log.streams.push(stream);
             log.fds.push(reader);
@@ -336,7 +356,21 @@ impl Machine {
             }
         }
         log.fds.extend(tees);
-        Ok((MainStreams::Given, Some(log)))
+        let log = Some(log).filter(|log| !log.streams.is_empty());
+        Ok(OpenedStreams { main: MainStreams::Given, log, typed })
+    }
+
+    /// Gives the keeper what it is to read and to hold.
+    async fn keep_streams(&self, order: &StartOrder, opened: OpenedStreams) -> Result<(), Problem> {
+        if let Some(typed) = opened.typed {
+            let name = FdName::of_container(order.id, super::attach::STDIN);
+            let name = name.map_err(|error| failed(order, "standard input", &error))?;
+            self.link.call(LauncherRequest::Keep(KeeperRequest::Put { name }), &[typed.as_fd()]).await?;
+        }
+        match opened.log {
+            Some(log) => self.start_log(order, log).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) fn log_dir(&self, order: &StartOrder) -> Result<OwnedFd, Problem> {
@@ -350,9 +384,10 @@ impl Machine {
         rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| wrap(&errno))
     }
 
-    async fn start_log(&self, order: &StartOrder, log: LogPipes) -> Result<(), Problem> {
-        let start =
-            LogStart { container: order.id, streams: log.streams, tees: log.tees, files: Some(self.log_bounds) };
+    /// Lets the keeper read a container's output.
+    pub(super) async fn start_log(&self, order: &StartOrder, log: LogPipes) -> Result<(), Problem> {
+        let files = (order.spec.log != LogMode::Discarded).then_some(self.log_bounds);
+        let start = LogStart { container: order.id, streams: log.streams, tees: log.tees, files };
         let fds: Vec<BorrowedFd<'_>> = log.fds.iter().map(AsFd::as_fd).collect();
         // The outcome is not waited for: what the container writes meanwhile stays in the pipe.
         let (_, outcome) = self.link.send(LauncherRequest::Keep(KeeperRequest::LogStart(start)), &fds).await?;
@@ -443,6 +478,16 @@ impl Machine {
             .map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
         Ok(self.filters().entry(bits).or_insert_with(|| Arc::new(filter)).clone())
     }
+}
+
+/// A pipe that belongs to the container: programs open `/dev/stdin` and `/dev/stdout` anew, which asks the owner.
+fn container_pipe(order: &StartOrder) -> Result<(OwnedFd, OwnedFd), Problem> {
+    let wrap = |error: rustix::io::Errno| failed(order, "standard streams", &error);
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrap)?;
+    let owner = rustix::fs::Uid::from_raw(order.ids.base);
+    let group = rustix::fs::Gid::from_raw(order.ids.base);
+    rustix::fs::fchown(&writer, Some(owner), Some(group)).map_err(wrap)?;
+    Ok((reader, writer))
 }
 
 /// Under which key the launcher has an image.

@@ -167,15 +167,22 @@ pub(super) async fn attach(session: &mut Session, args: AttachArgs) -> Result<u8
     let view: ContainerView = session.client.get(&container_path(&args.name)).await?;
     let created: CreatedExec = session.client.post(&verb_path(&args.name, "attach"), &serde_json::json!({})).await?;
     let input = if args.no_stdin { Input::Absent } else { Input::Passed };
-    let stdio = (input, terminal_of(&view, &args.detach_keys));
-    follow(session, &args.name, &created.attach_token, stdio, Subject::Container).await
+    let stdio = match terminal_of(&view, &args.detach_keys) {
+        Terminal::None(outputs) => {
+            Stdio::Attached { outputs: Streams::of_this_process(Input::Absent, outputs)?, input }
+        }
+        Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
+    };
+    let started =
+        foreground::Session::start(session.client.socket(), &created.attach_token, Subject::Container, stdio)?;
+    stay(session, &args.name, started).await
 }
 
 fn terminal_of<'a>(view: &ContainerView, keys: &'a DetachKeys) -> Terminal<'a> {
     if view.spec.tty { Terminal::Pty(keys) } else { Terminal::None(Outputs::Logged) }
 }
 
-/// Attaches with our standard streams and stays until the end, passing signals on.
+/// Attaches with our standard streams and stays until the end.
 async fn follow(
     session: &mut Session,
     name: &str,
@@ -187,7 +194,16 @@ async fn follow(
         Terminal::None(outputs) => Stdio::Streams(Streams::of_this_process(input, outputs)?),
         Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
     };
-    let (mut attachment, warnings) = foreground::Session::start(session.client.socket(), token, subject, stdio)?;
+    let started = foreground::Session::start(session.client.socket(), token, subject, stdio)?;
+    stay(session, name, started).await
+}
+
+/// Stays with what was attached to until its end, passing signals on.
+async fn stay(
+    session: &mut Session,
+    name: &str,
+    (mut attachment, warnings): (foreground::Session, Vec<String>),
+) -> Result<u8, Failure> {
     warn(&warnings);
     loop {
         match attachment.wait()? {

@@ -7,9 +7,9 @@
 //!   ours                        what the container gets
 //!   pipe, stream socket, file   the same descriptor (outputs only if the node does not log them; pipes and sockets
 //!                               only if nothing outlives what we wait for, as it may that of an exec)
-//!   /dev/null, or closed        nothing: the node gives /dev/null
+//!   /dev/null, or closed        an input that is at its end; no output
 //!   terminal, device            a pipe; a thread of ours copies
-//!   anything, with a terminal   a pty whose master we hold; two threads of ours copy
+//!   anything, with a terminal   a pty whose master we are given to type into; two threads of ours copy
 //! ```
 //!
 //! The main thread waits for the end, for signals and for the detach keys; it never copies, so that a reader of our

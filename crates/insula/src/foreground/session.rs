@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use insula_api::AttachToken;
-use insula_api::attach::AttachAnswer;
+use insula_api::attach::{AttachAnswer, AttachStream};
 use insula_kernel::signals::SignalFd;
 use insula_plan::protocol::channel::{Channel, ReceiveError, Wait};
 use insula_plan::protocol::init::{InitEvent, InitRequest};
 use insula_plan::protocol::status::{End, ExitStatus};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::attach::{Attached, Connection, socket_beside};
 use super::copy::{Copies, Way};
@@ -85,6 +86,13 @@ pub struct Session {
 pub enum Stdio<'a> {
     /// Three descriptors, given or copied.
     Streams(Streams),
+    /// Those of a container that runs already: copies of its outputs, and perhaps a pipe that it reads.
+    Attached {
+        /// The outputs.
+        outputs: Streams,
+        /// Whether what is typed goes in.
+        input: Input,
+    },
     /// A pty of the container's.
     Terminal {
         /// Whether what is typed goes in.
@@ -95,7 +103,7 @@ pub enum Stdio<'a> {
 }
 
 impl Session {
-    /// Attaches, which starts what is attached to, and begins to copy.
+    /// Attaches, which starts what does not run yet, and begins to copy.
     ///
     /// From here on this process's signals are taken from a descriptor and no other thread may have been started.
     ///
@@ -110,10 +118,17 @@ impl Session {
     ) -> Result<(Self, Vec<String>), ForegroundError> {
         let signals = SignalFd::block_all().map_err(kernel("take signals from a descriptor"))?;
         let connection = Connection::open(&socket_beside(api_socket))?;
+        // What a container's terminal shows comes through a pipe of ours, a command's from the master.
+        let mut shown = None;
         match &stdio {
-            Stdio::Streams(streams) => {
+            Stdio::Streams(streams) | Stdio::Attached { outputs: streams, .. } => {
                 let (kinds, fds) = streams.given();
                 connection.request(token, &kinds, &fds)?;
+            }
+            Stdio::Terminal { .. } if subject == Subject::Container => {
+                let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
+                connection.request(token, &[AttachStream::Stdout], &[write.as_fd()])?;
+                shown = Some(read);
             }
             Stdio::Terminal { .. } => connection.request(token, &[], &[])?,
         }
@@ -135,9 +150,16 @@ impl Session {
         let last_wait = if subject == Subject::Exec { Duration::ZERO } else { OUTPUT_END_WAIT };
         let (copies, master, raw) = match stdio {
             Stdio::Streams(streams) => (streams.start(last_wait)?, None, None),
+            Stdio::Attached { mut outputs, input } => {
+                if let Some(to) = fds.next().filter(|_| input == Input::Passed) {
+                    outputs.copy_input(to)?;
+                }
+                (outputs.start(last_wait)?, None, None)
+            }
             Stdio::Terminal { input, detach_keys } => {
                 let master = fds.next().ok_or(ForegroundError::Incomplete { what: "the terminal" })?;
-                start_terminal(Arc::new(master), input, detach_keys)?
+                let (master, shown) = (Arc::new(master), shown.map(Arc::new));
+                start_terminal((master, shown), (input, detach_keys), last_wait)?
             }
         };
         let session = Self { subject, connection: Some(connection), watch, copies, master, signals, early, raw };
@@ -339,18 +361,24 @@ fn wait_for_start(connection: &Connection, signals: &SignalFd) -> Result<Vec<u8>
 
 type Terminal = (Copies, Option<Arc<OwnedFd>>, Option<RawMode>);
 
-fn start_terminal(master: Arc<OwnedFd>, input: Input, keys: &[u8]) -> Result<Terminal, ForegroundError> {
+/// Copies between our terminal and a master; what it shows is read from `shown` if that is there.
+fn start_terminal(
+    (master, shown): (Arc<OwnedFd>, Option<Arc<OwnedFd>>),
+    (input, keys): (Input, &[u8]),
+    last_wait: Duration,
+) -> Result<Terminal, ForegroundError> {
     let own =
         |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(kernel("duplicate a standard stream"));
     copy_window_size(master.as_fd());
-    let mut ways = vec![Way::Output { from: Arc::clone(&master), to: own(std::io::stdout().as_fd())? }];
+    let from = shown.unwrap_or_else(|| Arc::clone(&master));
+    let mut ways = vec![Way::Output { from, to: own(std::io::stdout().as_fd())? }];
     let mut raw = None;
     if input == Input::Passed {
         raw = RawMode::enter()?;
         let from = own(std::io::stdin().as_fd())?;
         ways.push(Way::Typing { from, to: Arc::clone(&master), keys: keys.to_vec() });
     }
-    Ok((Copies::start(ways, Duration::ZERO)?, Some(master), raw))
+    Ok((Copies::start(ways, last_wait)?, Some(master), raw))
 }
 
 /// The end in the file that process 1 wrote, if it wrote one.

@@ -92,12 +92,28 @@ impl Streams {
     fn add_input(&mut self, own: BorrowedFd<'_>) -> Result<(), ForegroundError> {
         match kind(own) {
             Kind::Stream | Kind::File => self.given.push((AttachStream::Stdin, duplicate(own)?)),
-            Kind::Null => {}
+            // An input too: its end.
+            Kind::Null => {
+                let (read, _) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
+                self.given.push((AttachStream::Stdin, read));
+            }
             Kind::Kept => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
                 self.given.push((AttachStream::Stdin, read));
                 self.ways.push(Way::input(duplicate(own)?, write));
             }
+        }
+        Ok(())
+    }
+
+    /// Copies our standard input to a pipe of the container's too.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub(super) fn copy_input(&mut self, to: OwnedFd) -> Result<(), ForegroundError> {
+        if kind(stdin().as_fd()) != Kind::Null {
+            self.ways.push(Way::input(duplicate(stdin().as_fd())?, to));
         }
         Ok(())
     }

@@ -213,12 +213,22 @@ struct Streams {
     master: Option<OwnedFd>,
 }
 
-fn streams(request: &AttachRequest, fds: Vec<OwnedFd>, tty: bool) -> Streams {
+/// Copies what a terminal shows to the client's pipe, as the keeper does.
+fn show(master: &OwnedFd, to: OwnedFd) {
+    let (mut from, mut to) = (File::from(master.try_clone().unwrap()), File::from(to));
+    thread::spawn(move || std::io::copy(&mut from, &mut to));
+}
+
+fn streams(request: &AttachRequest, mut fds: Vec<OwnedFd>, tty: bool) -> Streams {
     if tty {
-        assert!(request.streams.is_empty(), "a terminal's streams are the pty's");
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let name = rustix::pty::ptsname(&master, Vec::new()).unwrap();
+        match request.streams[..] {
+            [] => {}
+            [AttachStream::Stdout] => show(&master, fds.remove(0)),
+            _ => panic!("a terminal's streams are the pty's"),
+        }
         let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         return Streams { stdin: open().into(), stdout: open().into(), stderr: open().into(), master: Some(master) };
     }
