@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | yes | yes | adopted; its exit is awaited as if this daemon had started it |
 //! | yes | ended meanwhile | its exit is recorded, then its restart policy decides |
-//! | yes | no | as it was; the restart policy decides after a reboot |
+//! | yes | no | as it was, by the facts or after a reboot by the record; the restart policy decides |
 //! | no | yes | killed and swept: a create that was never answered, or a delete that was |
 //! | no | facts in the run directory | swept |
 
@@ -16,7 +16,7 @@ use insula_model::ContainerId;
 
 use crate::container::driver::{self, Subject};
 use crate::container::facts::Facts;
-use crate::container::record::ContainerRecord;
+use crate::container::record::{ContainerRecord, Kept};
 use crate::container::words::Found;
 use crate::context::Context;
 use crate::host::FoundContainer;
@@ -32,6 +32,8 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
     let mut found: HashMap<ContainerId, FoundContainer> =
         context.host.found().await?.into_iter().map(|found| (found.id, found)).collect();
     let stored: HashSet<ContainerId> = records.iter().map(|record| record.id).collect();
+    // Those that start again do so in this order.
+    records.sort_by_key(|record| record.created);
     records.extend(context.facts.records().into_iter().filter(|record| !stored.contains(&record.id)));
     let runs = |record: &&ContainerRecord| found.contains_key(&record.id);
     let running = records.iter().filter(runs).map(|record| (record.id, record.traces())).collect();
@@ -39,7 +41,8 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
     name_service::begin(context).await;
     for record in records {
         let running = found.remove(&record.id);
-        adopt_one(context, record, running).await;
+        let kept = if stored.contains(&record.id) { Kept::Stored } else { Kept::WhileItRuns };
+        adopt_one(context, record, (kept, running)).await;
     }
     let orphans = context.facts.ids().into_iter().filter(|id| context.directory.get(*id).is_none());
     let mut orphans: HashSet<ContainerId> = orphans.collect();
@@ -57,9 +60,18 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
     Ok(())
 }
 
-async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running: Option<FoundContainer>) {
-    if record.remove && running.is_none() {
-        // It ended and was swept; only its deletion was not finished.
+async fn adopt_one(
+    context: &Arc<Context>,
+    mut record: ContainerRecord,
+    (kept, running): (Kept, Option<FoundContainer>),
+) {
+    if record.remove && running.is_none() && was_started(context, &record) {
+        // It ended and was swept, or went with the machine; only its deletion was not finished.
+        if kept == Kept::Stored
+            && let Err(error) = context.store.delete(record.id).await
+        {
+            tracing::error!(container = %record.name, %error, "forget");
+        }
         return clean(context, record.id, record.traces()).await;
     }
     let most = usize::MAX;
@@ -75,7 +87,7 @@ async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running:
         Ok(addresses) => record.addresses = addresses,
         Err(problem) => tracing::error!(container = %record.name, detail = problem.detail, "addresses"),
     }
-    let mut facts = context.facts.facts(record.id).unwrap_or_default();
+    let mut facts = context.facts.facts(record.id).unwrap_or_else(|| facts_after_reboot(context, &record));
     let (found, started) = match running {
         Some(running) => {
             // What runs has room already, whatever the capacity is now.
@@ -92,8 +104,27 @@ async fn adopt_one(context: &Arc<Context>, mut record: ContainerRecord, running:
         }
         None => (at_rest(&mut facts), None),
     };
-    let subject = Subject { record, facts, found, running: started };
+    let subject = Subject { record, facts, found, running: started, kept };
     context.directory.insert(driver::spawn(context, subject));
+}
+
+/// Whether the container ran at any time: its directory is made by its first start.
+fn was_started(context: &Context, record: &ContainerRecord) -> bool {
+    context.host.log_directory(record.id).parent().is_some_and(std::path::Path::exists)
+}
+
+/// What is known of a container whose facts are lost.
+fn facts_after_reboot(context: &Context, record: &ContainerRecord) -> Facts {
+    match &record.last_run {
+        Some(last_run) => last_run.facts(),
+        None if was_started(context, record) => Facts {
+            image: Some(record.wanted_image().clone()),
+            started: Some(record.created),
+            reason: Some("it ended with the machine, and nobody recorded when".to_owned()),
+            ..Facts::default()
+        },
+        None => Facts::default(),
+    }
 }
 
 /// How a container that does not run stands, by its facts.

@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::claims::{IdBlocks, LockStateError, lock_directory};
 use crate::config::Config;
 use crate::container::facts::FactsDir;
+use crate::container::record::Kept;
 use crate::container::words::{Ask, Force};
 use crate::context::Context;
 use crate::directory::Directory;
@@ -195,7 +196,7 @@ async fn expire_tokens(context: Arc<Context>) {
             let Purpose::Start(id) = purpose else { continue };
             let Some(handle) = context.directory.get(id) else { continue };
             let snapshot = handle.snapshot();
-            if snapshot.record.remove && snapshot.starts == 0 {
+            if snapshot.kept == Kept::WhileItRuns && snapshot.starts == 0 {
                 // If it was started in this very moment the delete is refused, which is right.
                 handle.ask(Ask::Delete(Force::No)).await.ok();
             }

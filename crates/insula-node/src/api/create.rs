@@ -19,7 +19,7 @@ use crate::catalog::{Resolved, Strictness};
 use crate::container::driver::{self, Subject};
 use crate::container::facts::Facts;
 use crate::container::handle::ContainerHandle;
-use crate::container::record::{Addresses, ContainerRecord};
+use crate::container::record::{Addresses, ContainerRecord, Kept};
 use crate::container::words::{Ask, Force, Found, Wanted};
 use crate::context::Context;
 use crate::events::About;
@@ -111,15 +111,18 @@ pub(crate) async fn create_container(
         created: Timestamp::now(),
         wanted: Wanted::Stopped,
         remove: request.remove,
+        last_run: None,
     };
-    if !record.remove
+    // One that is run at once and goes at its end needs no commit.
+    let kept = if request.remove && (request.attach || request.start) { Kept::WhileItRuns } else { Kept::Stored };
+    if kept == Kept::Stored
         && let Err(error) = context.store.put(record.clone()).await
     {
         context.release(&record);
         return Err(Problem::from_chain(ProblemCode::Internal, &error));
     }
     let facts = Facts::default();
-    let handle = driver::spawn(context, Subject { record, facts, found: Found::Created, running: None });
+    let handle = driver::spawn(context, Subject { record, facts, found: Found::Created, running: None, kept });
     context.directory.insert(handle.clone());
     let image = [("image", resolved.image.to_string())];
     let about = About { subject: EventSubject::Container, name: name.as_str(), id: Some(id.to_string()) };
@@ -152,9 +155,6 @@ fn check(request: &CreateContainer) -> Result<(), Problem> {
     }
     if request.remove && request.spec.restart != RestartPolicy::No {
         return invalid("a container that is deleted when it ends cannot have a restart policy");
-    }
-    if request.remove && !request.attach && !request.start {
-        return invalid("a container that is deleted when it ends must be started: say `attach` or `start`");
     }
     request.spec.check().map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
     Ok(())

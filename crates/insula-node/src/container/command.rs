@@ -7,6 +7,7 @@ use insula_model::ContainerName;
 
 use super::driver::Driver;
 use super::handle::{AnswerSender, gone};
+use super::record::Kept;
 use super::words::{Activity, Ask, ChangePending, Input, Reply, Ticket};
 use crate::host::Streams;
 use crate::settings::Change;
@@ -76,7 +77,7 @@ impl Driver {
             answer.send(Err(problem)).ok();
             return;
         }
-        if !record.remove
+        if self.kept == Kept::Stored
             && let Err(error) = self.context.store.put(record.clone()).await
         {
             self.context.ledger.adopt(self.record.id, &old_limits);
@@ -108,7 +109,7 @@ impl Driver {
             return;
         }
         let former = std::mem::replace(&mut self.record.name, name);
-        if !self.record.remove
+        if self.kept == Kept::Stored
             && let Err(error) = self.context.store.put(self.record.clone()).await
         {
             self.record.name = former;

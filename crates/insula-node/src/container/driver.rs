@@ -21,7 +21,7 @@ use super::command::{Attachment, Command};
 use super::facts::Facts;
 use super::handle::{AnswerSender, ContainerHandle, gone};
 use super::lifecycle::Lifecycle;
-use super::record::ContainerRecord;
+use super::record::{ContainerRecord, Kept};
 use super::snapshot::Snapshot;
 use super::words::{AtEnd, ChangePending, Effect, Found, Input, Ticket, Verdict, Version, Wanted};
 use crate::context::Context;
@@ -44,6 +44,8 @@ pub(crate) struct Subject {
     pub(crate) found: Found,
     /// What runs.
     pub(crate) running: Option<Started>,
+    /// Where the record is.
+    pub(crate) kept: Kept,
 }
 
 pub(super) enum Happening {
@@ -86,6 +88,7 @@ pub(crate) struct Driver {
     pub(super) attachment: Option<Attachment>,
     pub(super) problem: Option<Problem>,
     pub(super) trial_health: Option<HealthCheck>,
+    pub(super) kept: Kept,
     pub(super) unsaved: bool,
     pub(super) saving: bool,
     pub(super) last_state: Option<ContainerState>,
@@ -118,20 +121,22 @@ fn resolve_spec(context: &Context, record: &ContainerRecord) -> (Arc<ContainerSp
 
 impl Driver {
     fn new(context: Arc<Context>, subject: Subject, commands: mpsc::Receiver<Command>) -> Self {
-        let Subject { record, facts, found, running } = subject;
+        let Subject { record, facts, found, running, kept } = subject;
         let at_end = if record.remove { AtEnd::Delete } else { AtEnd::Keep };
         let mut lifecycle = Lifecycle::new(found, record.spec.restart, at_end);
+        lifecycle.resume_restarts(facts.restarts);
         if record.next_image.is_some() {
             lifecycle.step(Input::ImageChange(ChangePending::Yes));
         }
         let (spec, unresolved) = resolve_spec(&context, &record);
         let state = lifecycle.state();
         let snapshot = Snapshot {
+            kept,
             state,
             record: Arc::new(record.clone()),
             spec: spec.clone(),
             facts: facts.clone(),
-            restarts: 0,
+            restarts: lifecycle.restarts(),
             healthy: None,
             starts: 0,
         };
@@ -155,6 +160,7 @@ impl Driver {
             attachment: None,
             problem: None,
             trial_health: None,
+            kept,
             unsaved: false,
             saving: false,
             last_state: state,
@@ -193,7 +199,8 @@ impl Driver {
             let effects = self.lifecycle.resume_trial();
             self.perform(effects).await;
         } else if !up && self.record.wanted == Wanted::Running && self.record.spec.restart != RestartPolicy::No {
-            let effects = self.lifecycle.step(Input::RestartDue);
+            let ended = self.facts.finished.map_or(Duration::MAX, |at| elapsed(at, Timestamp::now()));
+            let effects = self.lifecycle.resume_policy(self.facts.exit_code, ended);
             self.perform(effects).await;
         } else {
             self.publish();
@@ -271,7 +278,9 @@ impl Driver {
         self.perform(effects).await;
         // Of a container that goes when it ends, the record says everything that a later daemon needs.
         if write_facts && !self.record.remove && self.lifecycle.state().is_some() {
+            self.facts.restarts = self.lifecycle.restarts();
             self.write_facts();
+            self.remember_run();
         }
     }
 
@@ -310,7 +319,7 @@ impl Driver {
     fn exited(&mut self, exit: Exit) -> Input {
         let ran = match (self.running_since.take(), self.facts.started) {
             (Some(since), _) => since.elapsed(),
-            (None, Some(started)) => Duration::try_from(exit.at.duration_since(started)).unwrap_or_default(),
+            (None, Some(started)) => elapsed(started, exit.at),
             (None, None) => Duration::ZERO,
         };
         let on_trial = self.record.next_image.is_some() && self.facts.image == self.record.next_image;
@@ -409,6 +418,7 @@ impl Driver {
         self.facts.traces = self.record.traces();
         self.facts.started = None;
         self.facts.start_failed = false;
+        self.facts.restarts = self.lifecycle.restarts();
         // Written before anything runs: a daemon that finds the container knows what it was to be.
         let written = match self.record.remove {
             true => self.context.facts.write_record(&self.record),
@@ -416,6 +426,13 @@ impl Driver {
         };
         if let Err(error) = written {
             tracing::warn!(container = %self.record.name, %error, "facts of a start");
+        }
+        if self.record.remove && self.kept == Kept::Stored {
+            // From here on it is as one that was run with `--rm`. Not waited for: until then the store has the older
+            // word, and what the run directory says of it is newer.
+            self.kept = Kept::WhileItRuns;
+            let gone = self.context.store.delete(self.record.id);
+            self.happenings.push(Box::pin(async move { Happening::Saved(gone.await) }));
         }
         let prepared = self.prepare_start(image);
         let host = self.context.host.clone();
@@ -476,30 +493,6 @@ impl Driver {
         (self.spec, self.unresolved) = resolve_spec(&self.context, &self.record);
     }
 
-    fn want(&mut self, wanted: Wanted) {
-        // Only a restart policy asks after a reboot what was wanted; other starts need no commit.
-        if self.record.wanted != wanted && self.spec.restart != RestartPolicy::No {
-            self.unsaved = true;
-        }
-        self.record.wanted = wanted;
-    }
-
-    async fn forget(&mut self) {
-        let id = self.record.id;
-        if !self.record.remove
-            && let Err(error) = self.context.store.delete(id).await
-        {
-            tracing::error!(container = %self.record.name, %error, "forget");
-        }
-        let result = self.context.host.remove_data(id).await;
-        self.note(result);
-        if let Err(error) = self.context.facts.forget(id) {
-            tracing::warn!(container = %self.record.name, %error, "facts");
-        }
-        self.context.release(&self.record);
-        self.event("deleted", &[]);
-    }
-
     fn watch_exit(&mut self, exit: BoxFuture<'static, Exit>) {
         self.happenings.push(Box::pin(async move { Happening::Exited(exit.await) }));
     }
@@ -511,33 +504,10 @@ impl Driver {
         }));
     }
 
-    pub(super) fn save_if_needed(&mut self) {
-        if !self.unsaved || self.saving || self.record.remove {
-            return;
-        }
-        self.unsaved = false;
-        self.saving = true;
-        let saved = self.context.store.put(self.record.clone());
-        self.happenings.push(Box::pin(async move { Happening::Saved(saved.await) }));
-    }
-
-    fn saved(&mut self, result: Result<(), CommitError>) {
-        self.saving = false;
-        if let Err(error) = result {
-            tracing::error!(container = %self.record.name, %error, "intent");
-        }
-        self.save_if_needed();
-    }
-
-    fn write_facts(&self) {
-        if let Err(error) = self.context.facts.write_facts(self.record.id, &self.facts) {
-            tracing::warn!(container = %self.record.name, %error, "facts");
-        }
-    }
-
     pub(super) fn publish(&mut self) {
         let state = self.lifecycle.state();
         let snapshot = Snapshot {
+            kept: self.kept,
             state,
             record: Arc::new(self.record.clone()),
             spec: self.spec.clone(),
@@ -575,4 +545,8 @@ impl Driver {
     pub(super) fn keep_problem(&mut self, result: Result<(), Problem>) -> Result<(), ()> {
         result.map_err(|problem| self.problem = Some(problem))
     }
+}
+
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

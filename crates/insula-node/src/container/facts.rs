@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What the launcher and process 1 know lies in `<run-dir>/containers/<id>` and is gone after a sweep; this stays until
-//! the container is deleted.
+//! the container is deleted. Of a run that ended the record in the store has what `list` shows, for after a reboot.
 //!
 //! The run directory is a tmpfs, so these writes neither wait for a disk nor block; they are replaced by rename, so
 //! a reader sees the old or the new one.
@@ -47,6 +47,9 @@ pub(crate) struct Facts {
     /// Whether the last start failed.
     #[serde(default)]
     pub(crate) start_failed: bool,
+    /// Starts in a row by the restart policy.
+    #[serde(default)]
+    pub(crate) restarts: u32,
 }
 
 /// The folder of facts of all containers of a node.

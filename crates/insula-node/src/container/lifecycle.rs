@@ -30,16 +30,11 @@ use std::time::Duration;
 
 use insula_model::{ContainerState, RestartPolicy, Signal};
 
+use super::backoff::{self, STABLE_AFTER};
 use super::words::{
     Activity, Ask, AtEnd, ChangePending, Effect, Force, Found, Input, Reply, Ticket, Verdict, Version, Wanted,
 };
 
-/// First pause before a start by the restart policy; it doubles with each start in a row.
-pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// Longest pause before a start by the restart policy.
-pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// A container that ran this long begins again with the first pause.
-pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Time that a failed version has from the stop signal to the kill.
 const FAILED_TRIAL_GRACE: Duration = Duration::from_secs(2);
 
@@ -157,6 +152,18 @@ impl Lifecycle {
     pub(crate) fn resume_trial(&mut self) -> Vec<Effect> {
         self.trial = Trial::Watching;
         vec![Effect::BeginTrial]
+    }
+
+    /// Goes on with the starts in a row that an earlier daemon had counted.
+    pub(crate) fn resume_restarts(&mut self, restarts: u32) {
+        self.restarts = restarts;
+    }
+
+    /// Goes on with the restart policy of a container that was to run and ended with `code` before this daemon
+    /// began, `ago`.
+    pub(crate) fn resume_policy(&mut self, code: Option<i32>, ago: Duration) -> Vec<Effect> {
+        let pause = backoff::pause(self.policy, self.restarts, code);
+        pause.map(|pause| Effect::ArmRestart(pause.saturating_sub(ago))).into_iter().collect()
     }
 
     /// Takes one input and says what is to be done, in order.
@@ -441,7 +448,7 @@ impl Lifecycle {
         self.phase = Phase::Idle(Rest::Failed);
         self.answer(Goal::Stopped, Reply::Done);
         if then.is_none()
-            && let Some(pause) = self.pause_before_restart(None)
+            && let Some(pause) = backoff::pause(self.policy, self.restarts, None)
         {
             self.effects.push(Effect::ArmRestart(pause));
         }
@@ -471,21 +478,8 @@ impl Lifecycle {
         if self.at_end == AtEnd::Delete {
             return self.begin_cleaning(Next::Delete);
         }
-        let pause = if self.user_stopped { None } else { self.pause_before_restart(code) };
+        let pause = if self.user_stopped { None } else { backoff::pause(self.policy, self.restarts, code) };
         self.begin_cleaning(Next::Rest(Rest::Stopped, pause));
-    }
-
-    /// How long to wait before the policy starts the container again; `None` when it does not.
-    fn pause_before_restart(&self, code: Option<i32>) -> Option<Duration> {
-        let again = match self.policy {
-            RestartPolicy::No => false,
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure { retries } => {
-                code != Some(0) && retries.is_none_or(|retries| self.restarts < retries)
-            }
-        };
-        let doublings = self.restarts.min(16);
-        again.then(|| BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX))
     }
 
     fn freeze_ended(&mut self, ticket: Ticket, result: Result<(), ()>) {

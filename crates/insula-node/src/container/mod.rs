@@ -5,6 +5,8 @@
 //!                           │ words.rs       what can be asked, what happens, what is to be done
 //!                           │ lifecycle.rs   decides: input -> effects, pure
 //!                           │ driver.rs      performs effects on the host, feeds back what happened
+//!                           │ backoff.rs     when a restart policy starts it again, pure
+//!                           │ paperwork.rs   writes down what was decided and what happened
 //!                           │ command.rs     takes requests, gives answers
 //!                           │ snapshot.rs    what everybody else sees: a published copy
 //!                           └──> watch channel (list, show, wait) and events
@@ -13,11 +15,13 @@
 //! Nobody but the driver changes a container's record, facts or state. `record.rs` is intent (kept in the store),
 //! `facts.rs` is what happened (kept in the run directory).
 
+mod backoff;
 pub(crate) mod command;
 pub(crate) mod driver;
 pub(crate) mod facts;
 pub(crate) mod handle;
 pub(crate) mod lifecycle;
+mod paperwork;
 pub(crate) mod record;
 pub(crate) mod snapshot;
 pub(crate) mod words;

@@ -4,6 +4,7 @@ use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::facts::Facts;
 use super::words::Wanted;
 use crate::machine::Traces;
 
@@ -36,9 +37,65 @@ pub(crate) struct ContainerRecord {
     pub(crate) created: Timestamp,
     /// What its owner last asked for.
     pub(crate) wanted: Wanted,
-    /// Whether it is deleted when it ends; such a record is in the run directory only.
+    /// Whether it is deleted when it ends; from its first start on such a record is in the run directory only.
     #[serde(default)]
     pub(crate) remove: bool,
+    /// How the last run went, while nothing runs.
+    #[serde(default)]
+    pub(crate) last_run: Option<LastRun>,
+}
+
+/// Where a container's record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// In the store.
+    Stored,
+    /// In the run directory only: it goes when the container ends.
+    WhileItRuns,
+}
+
+/// What is known of a run after the machine was started again, and with it the facts were lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastRun {
+    /// The version that ran.
+    pub(crate) image: Option<ImageId>,
+    /// When it was started.
+    pub(crate) started: Option<Timestamp>,
+    /// When it ended.
+    pub(crate) finished: Option<Timestamp>,
+    /// Exit code.
+    pub(crate) exit_code: Option<i32>,
+    /// Why it failed, or why the exit code is unknown.
+    pub(crate) reason: Option<String>,
+    /// Whether the start failed.
+    pub(crate) start_failed: bool,
+}
+
+impl LastRun {
+    /// Of these facts.
+    pub(crate) fn of(facts: &Facts) -> Self {
+        Self {
+            image: facts.image.clone(),
+            started: facts.started,
+            finished: facts.finished,
+            exit_code: facts.exit_code,
+            reason: facts.reason.clone(),
+            start_failed: facts.start_failed,
+        }
+    }
+
+    /// As facts.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            image: self.image.clone(),
+            started: self.started,
+            finished: self.finished,
+            exit_code: self.exit_code,
+            reason: self.reason.clone(),
+            start_failed: self.start_failed,
+            ..Facts::default()
+        }
+    }
 }
 
 impl ContainerRecord {

@@ -6,11 +6,13 @@ use insula_api::{ContainerSummary, ContainerView};
 use insula_model::{ContainerSpec, ContainerState};
 
 use super::facts::Facts;
-use super::record::ContainerRecord;
+use super::record::{ContainerRecord, Kept};
 
 /// A container at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
+    /// Where its record is.
+    pub(crate) kept: Kept,
     /// State; `None` when it is gone.
     pub(crate) state: Option<ContainerState>,
     /// Intent.

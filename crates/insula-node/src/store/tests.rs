@@ -20,6 +20,7 @@ fn record(number: u128) -> ContainerRecord {
         created: jiff::Timestamp::UNIX_EPOCH,
         wanted: Wanted::Stopped,
         remove: false,
+        last_run: None,
     }
 }
 

@@ -3,5 +3,6 @@
 
 mod attach;
 mod lifecycle;
+mod reboot;
 mod streams;
 mod terminal;

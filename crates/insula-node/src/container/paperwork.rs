@@ -1,0 +1,70 @@
+//! What a driver writes down: intent to the store, facts to the run directory, and when it forgets both.
+
+use insula_model::RestartPolicy;
+
+use super::driver::{Driver, Happening};
+use super::record::{Kept, LastRun};
+use super::words::Wanted;
+use crate::store::CommitError;
+
+impl Driver {
+    pub(super) fn want(&mut self, wanted: Wanted) {
+        // Only a restart policy asks after a reboot what was wanted; other starts need no commit.
+        if self.record.wanted != wanted && self.spec.restart != RestartPolicy::No {
+            self.unsaved = true;
+        }
+        self.record.wanted = wanted;
+    }
+
+    pub(super) async fn forget(&mut self) {
+        let id = self.record.id;
+        if self.kept == Kept::Stored
+            && let Err(error) = self.context.store.delete(id).await
+        {
+            tracing::error!(container = %self.record.name, %error, "forget");
+        }
+        let result = self.context.host.remove_data(id).await;
+        self.note(result);
+        if let Err(error) = self.context.facts.forget(id) {
+            tracing::warn!(container = %self.record.name, %error, "facts");
+        }
+        self.context.release(&self.record);
+        self.event("deleted", &[]);
+    }
+
+    /// What a reboot would take: how a run ended goes to the store, some time after it ended. That another one
+    /// began goes there too, because of one that the machine took with it nothing else is known.
+    pub(super) fn remember_run(&mut self) {
+        let ended = self.facts.finished.is_some();
+        let last_run = ended.then(|| LastRun::of(&self.facts));
+        if self.record.last_run != last_run {
+            self.record.last_run = last_run;
+            self.unsaved = true;
+            self.save_if_needed();
+        }
+    }
+
+    pub(super) fn save_if_needed(&mut self) {
+        if !self.unsaved || self.saving || self.kept != Kept::Stored {
+            return;
+        }
+        self.unsaved = false;
+        self.saving = true;
+        let saved = self.context.store.put(self.record.clone());
+        self.happenings.push(Box::pin(async move { Happening::Saved(saved.await) }));
+    }
+
+    pub(super) fn saved(&mut self, result: Result<(), CommitError>) {
+        self.saving = false;
+        if let Err(error) = result {
+            tracing::error!(container = %self.record.name, %error, "intent");
+        }
+        self.save_if_needed();
+    }
+
+    pub(super) fn write_facts(&self) {
+        if let Err(error) = self.context.facts.write_facts(self.record.id, &self.facts) {
+            tracing::warn!(container = %self.record.name, %error, "facts");
+        }
+    }
+}
