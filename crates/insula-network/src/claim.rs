@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A claim lives as long as somebody holds its open file: the daemon, and with it whoever keeps a duplicate while
-//! containers outlive the daemon. A claim nobody holds is free for others; its node gets it back if it comes first.
+//! containers outlive the daemon. A claim nobody holds is free for others; its node gets it back if it comes first. Who
+//! looks removes the files of claims that nobody holds, so that there are never more than nodes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -23,8 +24,8 @@ use crate::{Ipv4Block, Ipv6Block, NetworkConfig, Subnets};
 
 /// A claim is two short lines.
 const CLAIM_BYTES_MAX: u64 = 256;
-/// Nodes on one machine.
-const CLAIMS_MAX: usize = 1024;
+/// Nodes on one machine that find an IPv6 subnet each.
+const CLAIMS_MAX: u32 = 1024;
 /// Bits of each node's IPv6 subnet, as the whole IPv6 world has it.
 const IPV6_BITS: u8 = 64;
 
@@ -217,17 +218,20 @@ fn write(file: &mut File, path: &Path, subnets: &Subnets) -> Result<(), ClaimErr
     file.flush().map_err(failed("write", path))
 }
 
-/// Claims that other processes hold. Those nobody holds are skipped: their lock is free.
+/// Claims that other processes hold, all of them: one that is not seen is given to two nodes. Those nobody holds are
+/// removed; their nodes remember what they had. To be called with everybody else locked out.
 fn held_by_others(dir: &Path, own: &Path) -> Result<Vec<Subnets>, ClaimError> {
     let mut held = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed("readdir", dir))?.take(CLAIMS_MAX) {
+    for entry in fs::read_dir(dir).map_err(failed("readdir", dir))? {
         let path = entry.map_err(failed("readdir", dir))?.path();
         let claim = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"network."));
         if !claim || path == own {
             continue;
         }
         let mut file = open(&path)?;
-        if !try_lock(&file, &path)? {
+        if try_lock(&file, &path)? {
+            fs::remove_file(&path).map_err(failed("unlink", &path))?;
+        } else {
             held.push(read(&mut file, &path)?.ok_or(ClaimError::Unreadable { path })?);
         }
     }
@@ -262,7 +266,7 @@ fn choose(request: &ClaimRequest<'_>, own: Option<Subnets>, others: &[Subnets]) 
         .or_else(|| blocks().find(|(_, block)| free4(block) && inside(block)))
         .ok_or(ClaimError::Exhausted { range: config.ipv4_range, bits: config.ipv4_bits })?;
     let ipv6 = config.ipv6_range.and_then(|range| {
-        let places = (0..=u32::try_from(CLAIMS_MAX).unwrap_or(u32::MAX)).map(|step| index.wrapping_add(step));
+        let places = (0..=CLAIMS_MAX).map(|step| index.wrapping_add(step));
         places.filter_map(|place| range.part(IPV6_BITS, place)).find(free6)
     });
     Ok(Subnets { ipv4, ipv6 })
@@ -329,6 +333,19 @@ mod tests {
         assert!(matches!(acquire(dir.path(), "one-more"), Err(ClaimError::Exhausted { .. })));
         drop(claims);
         acquire(dir.path(), "one-more").unwrap();
+    }
+
+    #[test]
+    fn no_number_of_claims_left_behind_hides_one_that_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..1_500 {
+            fs::write(dir.path().join(format!("network.left-{number}")), "ipv4 10.87.16.0/20\n").unwrap();
+        }
+        let claims: Vec<_> = (0..16).map(|index| acquire(dir.path(), &format!("node-{index}")).unwrap()).collect();
+        let distinct: std::collections::BTreeSet<_> =
+            claims.iter().map(|claim| claim.subnets().ipv4.network()).collect();
+        assert_eq!(distinct.len(), claims.len());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), claims.len() + 1, "and the lock");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use insula_kernel::netlink::{InterfaceAddress, LinkIndex, RequestError, RouteRequest, RouteSocket};
@@ -65,13 +66,35 @@ pub fn ensure_forwarding(network: &NodeNetwork) -> Result<(), EnableError> {
 /// Gives the loopback the node's own addresses, from which the host speaks to containers. Idempotent.
 ///
 /// On the loopback, because an address has to be somewhere and a device of its own would be one more thing to sweep;
-/// the IPv4 one has a label (`lo:insula…`), the IPv6 one lies in the range of all nodes.
+/// the IPv4 one has a label (`lo:insula…`), the IPv6 one lies in the range of all nodes. One that a node of before left
+/// behind, which is seen by its label, becomes this node's: whoever cleans up after that node leaves it alone.
 ///
 /// # Errors
 ///
 /// The kernel refused.
 pub fn ensure_node_addresses(network: &NodeNetwork) -> Result<(), EnableError> {
-    each_address(network, RouteRequest::AddAddress, Errno::EXIST)
+    let mut socket = RouteSocket::open().map_err(EnableError::Socket)?;
+    let there = socket.addresses(LinkIndex::LOOPBACK).map_err(EnableError::Address)?;
+    for wanted in addresses(network) {
+        let same =
+            |found: &&InterfaceAddress| found.address == wanted.address && found.prefix_bits == wanted.prefix_bits;
+        let found = there.iter().find(same);
+        if found.is_some_and(|found| wanted.label.is_none() || found.label == wanted.label) {
+            continue;
+        }
+        if let Some(left) = found {
+            perform(&mut socket, RouteRequest::RemoveAddress(left.clone()), Errno::ADDRNOTAVAIL)?;
+        }
+        perform(&mut socket, RouteRequest::AddAddress(wanted), Errno::EXIST)?;
+    }
+    Ok(())
+}
+
+/// Whether the host has the node's own addresses, without which no container's network can be made: cheap, for each start.
+#[must_use]
+pub fn has_node_addresses(network: &NodeNetwork) -> bool {
+    // A socket at an address of somebody else is refused, if the host does not allow it for all (`ip_nonlocal_bind`).
+    network.own_addresses().into_iter().all(|address| UdpSocket::bind((address, 0)).is_ok())
 }
 
 /// Takes them away. Idempotent.
@@ -80,34 +103,28 @@ pub fn ensure_node_addresses(network: &NodeNetwork) -> Result<(), EnableError> {
 ///
 /// The kernel refused.
 pub fn remove_node_addresses(network: &NodeNetwork) -> Result<(), EnableError> {
-    each_address(network, RouteRequest::RemoveAddress, Errno::ADDRNOTAVAIL)
+    let mut socket = RouteSocket::open().map_err(EnableError::Socket)?;
+    addresses(network)
+        .try_for_each(|address| perform(&mut socket, RouteRequest::RemoveAddress(address), Errno::ADDRNOTAVAIL))
 }
 
-fn each_address(
-    network: &NodeNetwork,
-    request: fn(InterfaceAddress) -> RouteRequest<'static>,
-    done_already: Errno,
-) -> Result<(), EnableError> {
-    let mut socket = RouteSocket::open().map_err(EnableError::Socket)?;
-    let ipv4 = InterfaceAddress {
+fn addresses(network: &NodeNetwork) -> impl Iterator<Item = InterfaceAddress> {
+    let own = |address: IpAddr, prefix_bits, label| InterfaceAddress {
         link: LinkIndex::LOOPBACK,
-        address: network.subnets.node_ipv4().into(),
-        prefix_bits: 32,
-        label: Some(label(network.node.as_str())),
+        address,
+        prefix_bits,
+        label,
     };
-    let ipv6 = network.subnets.node_ipv6().map(|address| InterfaceAddress {
-        link: LinkIndex::LOOPBACK,
-        address: address.into(),
-        prefix_bits: 128,
-        label: None,
-    });
-    for address in std::iter::once(ipv4).chain(ipv6) {
-        match socket.perform(&[request(address)]) {
-            Err(error) if error.errno == done_already => {}
-            done => done.map_err(EnableError::Address)?,
-        }
+    let ipv4 = own(network.subnets.node_ipv4().into(), 32, Some(label(network.node.as_str())));
+    let ipv6 = network.subnets.node_ipv6().map(|address| own(address.into(), 128, None));
+    std::iter::once(ipv4).chain(ipv6)
+}
+
+fn perform(socket: &mut RouteSocket, request: RouteRequest<'_>, done_already: Errno) -> Result<(), EnableError> {
+    match socket.perform(&[request]) {
+        Err(error) if error.errno == done_already => Ok(()),
+        done => done.map_err(EnableError::Address),
     }
-    Ok(())
 }
 
 /// `lo:insula` and six letters (30 bits) of the node's name, 15 bytes in all, which is the longest label there is.

@@ -26,7 +26,9 @@ pub use claim::{Claim, ClaimError, ClaimRequest, foreign_networks};
 pub use container::{ContainerAddresses, ContainerNetwork};
 pub use doctor::{FilterOwner, Finding, FindingKind, HostFacts, Severity, findings};
 pub use files::{DnsOrigin, HostsFile, ResolvConf, ResolverFiles, resolv_conf};
-pub use forwarding::{EnableError, ensure_forwarding, ensure_node_addresses, remove_node_addresses};
+pub use forwarding::{
+    EnableError, ensure_forwarding, ensure_node_addresses, has_node_addresses, remove_node_addresses,
+};
 pub use links::{OwnLink, own_links};
 pub use name_service::{BindNamesError, NameSockets, bind_name_sockets, is_name_socket, probe_name_service, upstreams};
 pub use node::{Inbound, LinkSteps, NETNS_SYSCTLS, NetworkConfig, NodeNetwork};

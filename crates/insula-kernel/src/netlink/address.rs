@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_core::NlasIterator;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
@@ -10,6 +11,12 @@ use netlink_packet_route::route::{
 };
 
 use super::{LinkIndex, MacAddress};
+
+/// Bytes of `struct ifaddrmsg`.
+const ADDRESS_HEADER_BYTES: usize = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_LABEL: u16 = 3;
 
 /// An address of a link. IPv6 ones are used at once, without asking whether another has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +64,32 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
+fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    ipv4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
 impl InterfaceAddress {
+    /// Reads what the kernel answers to a question for addresses.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let [_, prefix_bits, _, _, i0, i1, i2, i3] = *payload.first_chunk::<ADDRESS_HEADER_BYTES>()?;
+        let (mut of_link, mut local, mut label) = (None, None, None);
+        for attribute in NlasIterator::new(payload.get(ADDRESS_HEADER_BYTES..)?) {
+            let Ok(attribute) = attribute else { break };
+            match attribute.kind() {
+                IFA_ADDRESS => of_link = parse_address(attribute.value()),
+                IFA_LOCAL => local = parse_address(attribute.value()),
+                IFA_LABEL => {
+                    label = Some(String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned());
+                }
+                _ => {}
+            }
+        }
+        // On a link to one peer the first is the peer's.
+        let address = local.or(of_link)?;
+        Some(Self { link: LinkIndex::new(u32::from_ne_bytes([i0, i1, i2, i3]))?, address, prefix_bits, label })
+    }
+
     pub(super) fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.family = family(self.address);

@@ -1,6 +1,7 @@
 //! The `NETLINK_ROUTE` socket and the requests it takes.
 
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::AddressMessage;
 use rustix::io::Errno;
 
 use super::link::{self, LinkEntry, LinkSettings, VethPair};
@@ -12,6 +13,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
@@ -149,6 +151,21 @@ impl RouteSocket {
             Err(error) if error.errno == Errno::NODEV => Ok(()),
             done => done,
         }
+    }
+
+    /// All addresses of a link, of both families. Reads the whole list.
+    ///
+    /// # Errors
+    ///
+    /// The kernel did not answer.
+    ///
+    /// Source: rtnetlink(7), `RTM_GETADDR`.
+    pub fn addresses(&mut self, link: LinkIndex) -> Result<Vec<InterfaceAddress>, RequestError> {
+        let mut question = frame(RTM_GETADDR, NLM_F_DUMP, &AddressMessage::default());
+        question.flags = NLM_F_DUMP;
+        let replies = self.0.transact(&[question])?.into_iter().filter(|reply| reply.kind == RTM_NEWADDR);
+        let parsed = replies.filter_map(|reply| InterfaceAddress::parse(&reply.payload));
+        Ok(parsed.filter(|address| address.link == link).collect())
     }
 
     /// All links whose names begin with `prefix`. Reads the whole list.

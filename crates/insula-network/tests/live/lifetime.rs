@@ -47,6 +47,24 @@ fn live_a_flow_that_never_pauses_follows_the_port_from_container_to_container() 
 }
 
 #[test]
+fn live_a_node_owns_an_address_that_a_killed_one_left_and_makes_a_lost_one_again() {
+    let world = World::new("addresses");
+    let first = world.node("n1", 1, Inbound::Routed);
+    let second = world.node("n2", 1, Inbound::Routed);
+    // The end of the first, as late as can be, takes nothing of the second's.
+    let ipv4_only = insula_network::Subnets { ipv6: None, ..first.subnets };
+    let late = insula_network::NodeNetwork { subnets: ipv4_only, ..first };
+    world.host.enter(|| insula_network::remove_node_addresses(&late).unwrap());
+    assert!(world.host.enter(|| insula_network::has_node_addresses(&second)));
+    let address = second.subnets.node_ipv4().to_string();
+    world.host.run(&["ip", "address", "delete", &format!("{address}/32"), "dev", "lo"]);
+    assert!(!world.host.enter(|| insula_network::has_node_addresses(&second)));
+    world.host.enter(|| insula_network::ensure_node_addresses(&second).unwrap());
+    assert!(world.host.enter(|| insula_network::has_node_addresses(&second)));
+    world.container(&second, 2, &[]);
+}
+
+#[test]
 fn live_a_table_made_anew_keeps_what_runs() {
     let world = World::new("anew");
     let network = world.node("n1", 1, Inbound::Routed);

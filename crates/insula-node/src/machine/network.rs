@@ -8,8 +8,8 @@ use insula_api::{Problem, ProblemCode};
 use insula_model::{ContainerId, ContainerSpec, NetworkMode, NodeName, PublishedPort};
 use insula_network::{
     AddressPool, Claim, ClaimRequest, ContainerAddresses, ContainerNetwork, HostsFile, NetworkConfig, NodeNetwork,
-    ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, remove_node_addresses,
-    resolv_conf, upstreams,
+    ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, has_node_addresses,
+    remove_node_addresses, resolv_conf, upstreams,
 };
 
 use crate::container::record::Addresses;
@@ -93,6 +93,19 @@ impl Network {
         ensure_forwarding(&self.node).map_err(|error| problem("network", &error))?;
         ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))?;
         self.node.install_table(running).map_err(|error| problem("network", &error))
+    }
+
+    /// Makes the node's own addresses again if somebody took them away, before a start that needs them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub(super) fn mend_addresses(&self) -> Result<(), Problem> {
+        if has_node_addresses(&self.node) {
+            return Ok(());
+        }
+        tracing::warn!(addresses = ?self.node.own_addresses(), "somebody took the node's addresses from `lo`; made again");
+        ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))
     }
 
     /// Undoes [`Network::set_up`]. Blocks.

@@ -166,6 +166,9 @@ impl Machine {
         let opened = self.open_streams(&order, streams, &mut given)?;
         let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, opened.main, storage))?;
         self.reserve_ports(&order).await?;
+        if order.addresses.v4.is_some() {
+            self.network.mend_addresses().map_err(|problem| named(&order, problem))?;
+        }
         let plan = sealed_memfd(&plan).map_err(|error| failed(&order, "plan", &error))?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
         for wanted in &wanted {
