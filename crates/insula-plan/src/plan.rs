@@ -184,7 +184,9 @@ pub enum ReadPlanError {
     #[error("the plan is malformed")]
     Malformed(#[source] minicbor::decode::Error),
     /// Made by another version of Insula.
-    #[error("the plan has version {found}, not {PLAN_VERSION}")]
+    #[error(
+        "the plan has version {found}; this launcher carries out version {PLAN_VERSION}: it and the daemon are of different builds; restart the daemon"
+    )]
     Version {
         /// Its version.
         found: u16,
@@ -216,14 +218,15 @@ impl Plan {
         if bytes.len() > PLAN_BYTES_MAX {
             return Err(ReadPlanError::TooLarge { bytes: bytes.len() });
         }
+        let found = crate::protocol::channel::version_of(bytes).map_err(ReadPlanError::Malformed)?;
+        if found != PLAN_VERSION {
+            return Err(ReadPlanError::Version { found });
+        }
         let plan: Self = crate::protocol::channel::decode(bytes).map_err(ReadPlanError::Malformed)?;
         plan.check().map(|()| plan)
     }
 
     fn check(&self) -> Result<(), ReadPlanError> {
-        if self.version != PLAN_VERSION {
-            return Err(ReadPlanError::Version { found: self.version });
-        }
         let bounds = [
             ("inputs", self.inputs.len(), SLOTS_MAX),
             ("steps before the spawn", self.before.len(), STEPS_MAX),

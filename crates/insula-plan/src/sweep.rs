@@ -73,7 +73,9 @@ pub enum ReadSweepError {
     #[error("the sweep is malformed")]
     Malformed(#[source] minicbor::decode::Error),
     /// Made by another version of Insula.
-    #[error("the sweep has version {found}, not {SWEEP_VERSION}")]
+    #[error(
+        "the sweep has version {found}; this launcher carries out version {SWEEP_VERSION}: it and the daemon are of different builds; restart the daemon"
+    )]
     Version {
         /// Its version.
         found: u16,
@@ -135,11 +137,11 @@ impl SweepPlan {
         if bytes.len() > SWEEP_BYTES_MAX {
             return Err(ReadSweepError::TooLarge { bytes: bytes.len() });
         }
-        let sweep: Self = crate::protocol::channel::decode(bytes).map_err(ReadSweepError::Malformed)?;
-        if sweep.version != SWEEP_VERSION {
-            return Err(ReadSweepError::Version { found: sweep.version });
+        let found = crate::protocol::channel::version_of(bytes).map_err(ReadSweepError::Malformed)?;
+        if found != SWEEP_VERSION {
+            return Err(ReadSweepError::Version { found });
         }
-        Ok(sweep)
+        crate::protocol::channel::decode(bytes).map_err(ReadSweepError::Malformed)
     }
 }
 

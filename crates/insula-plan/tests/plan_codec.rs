@@ -248,6 +248,11 @@ fn a_plan_of_another_version_or_beyond_a_bound_is_refused_by_name() {
     let mut plan = small_plan();
     plan.version = PLAN_VERSION + 1;
     assert!(matches!(Plan::decode(&plan.encode()), Err(ReadPlanError::Version { found }) if found == PLAN_VERSION + 1));
+    // Of a version whose plan has nothing else in common with ours: `{0: 9, 1: "not an id"}`.
+    let mut strange = vec![0xa2, 0x00, 0x09, 0x01, 0x69];
+    strange.extend(b"not an id");
+    assert!(matches!(Plan::decode(&strange), Err(ReadPlanError::Version { found: 9 })));
+    assert!(matches!(SweepPlan::decode(&strange), Err(ReadSweepError::Version { found: 9 })));
     let mut plan = small_plan();
     plan.inside = vec![InsideStep::UnshareCgroup; STEPS_MAX + 1];
     assert_eq!(Plan::decode(&plan.encode()).unwrap_err().to_string(), "the plan has too many steps inside");

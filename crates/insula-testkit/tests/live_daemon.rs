@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use insula_testkit::{Node, eventually};
+use insula_testkit::{Node, eventually, program};
 use rustix::process::{Signal, kill_process};
 
 fn node() -> Node {
@@ -144,4 +144,35 @@ fn live_containers_are_told_by_process_address_path_and_group() {
     }
     node.fails(3, ["whois", "--pid", "1"]);
     node.ok(["delete", "--force", "who"]);
+}
+
+#[test]
+fn live_a_daemon_has_a_launcher_of_another_build_become_its_own() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "goes-on", "busybox", "sleep", "600"]);
+    let before = node.show("goes-on")["pid"].clone();
+    // The same programs under other names are another build to whoever compares files.
+    let old = node.directory().join("old");
+    std::fs::create_dir(&old).unwrap();
+    for name in ["insula-launcher", "insula-keeper", "insula-init"] {
+        std::fs::copy(program(name), old.join(name)).unwrap();
+    }
+    node.kill_daemon();
+    let first = node.servant("insula-launcher").unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    eventually("the launcher is gone", || node.servant("insula-launcher").is_none().then_some(()));
+    let began = std::process::Command::new(old.join("insula-launcher")).arg(node.run_dir()).status().unwrap();
+    assert!(began.success());
+    let launcher = node.servant("insula-launcher").unwrap();
+    let runs = || std::fs::read_link(format!("/proc/{}/exe", launcher.as_raw_nonzero())).unwrap();
+    assert_eq!(runs(), old.join("insula-launcher"));
+
+    node.start_daemon();
+    assert_eq!(runs().canonicalize().unwrap(), program("insula-launcher").canonicalize().unwrap());
+    assert_eq!(node.show("goes-on")["pid"], before, "and what runs goes on");
+    assert_eq!(node.ok(["exec", "goes-on", "echo", "here"]).text(), "here");
+    node.ok(["run", "--rm", "busybox", "true"]);
+    node.kill_daemon();
+    node.start_daemon();
+    assert_eq!(node.servant("insula-launcher"), Some(launcher), "a launcher of the same build is left alone");
 }

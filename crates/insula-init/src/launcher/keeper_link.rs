@@ -15,10 +15,10 @@ use insula_kernel::{execute, fd_table};
 use insula_plan::protocol::channel::{self, Channel, ConnectError, ReceiveError, Received, SendError, Wait};
 use insula_plan::protocol::keeper::{FdName, KeeperAnswer, KeeperCall, KeeperMessage, KeeperRequest};
 use insula_plan::protocol::run_dir::RunDir;
-use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION};
+use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION, can_succeed};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::daemon::Asker;
@@ -36,9 +36,15 @@ pub enum KeeperLinkError {
     /// It did not answer.
     #[error("hear from the keeper")]
     Receive(#[source] ReceiveError),
-    /// It answered something else, or speaks another version.
+    /// It answered something else.
     #[error("the keeper did not welcome us")]
     NotWelcome,
+    /// It is of a build that this one does not know.
+    #[error("the keeper speaks version {theirs} of the protocol, not {PROTOCOL_VERSION}; start the newer build")]
+    Version {
+        /// What it speaks.
+        theirs: u16,
+    },
     /// The kernel refused a call.
     #[error("{call}")]
     Kernel {
@@ -64,6 +70,8 @@ struct Pending {
 pub(crate) struct KeeperLink {
     channel: Channel,
     pid: Pid,
+    /// What it speaks.
+    version: u16,
     program: PathBuf,
     socket: PathBuf,
     mirror: Mirror,
@@ -110,18 +118,43 @@ impl KeeperLink {
         let pending = HashMap::new();
         let mirror = Mirror::default();
         let drained = VecDeque::new();
-        let mut link = Self { channel, pid: Pid::INIT, program, socket, mirror, pending, drained, last_number: 0 };
+        let version = PROTOCOL_VERSION;
+        let mut link =
+            Self { channel, pid: Pid::INIT, version, program, socket, mirror, pending, drained, last_number: 0 };
         link.greet()?;
         Ok(link)
     }
 
     fn greet(&mut self) -> Result<(), KeeperLinkError> {
-        let answer = self.ask(KeeperRequest::Hello { version: PROTOCOL_VERSION }, &[])?.message;
-        let KeeperAnswer::Welcome { version: PROTOCOL_VERSION, pid } = answer else {
-            return Err(KeeperLinkError::NotWelcome);
-        };
-        self.pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
-        Ok(())
+        self.version = PROTOCOL_VERSION;
+        loop {
+            let answer = self.ask(KeeperRequest::Hello { version: self.version }, &[])?.message;
+            let KeeperAnswer::Welcome { version, pid } = answer else { return Err(KeeperLinkError::NotWelcome) };
+            self.pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
+            if version == self.version {
+                return Ok(());
+            }
+            // One of an older build is asked, in its own words, for what it holds, and then replaced.
+            if self.version != PROTOCOL_VERSION || !can_succeed(version) {
+                return Err(KeeperLinkError::Version { theirs: version });
+            }
+            self.version = version;
+        }
+    }
+
+    /// Puts a keeper of this build in the place of an older one. To be called when what it holds was imported.
+    ///
+    /// # Errors
+    ///
+    /// The new one did not begin.
+    pub(crate) fn succeed_older(&mut self) -> Result<(), KeeperLinkError> {
+        if self.version == PROTOCOL_VERSION {
+            return Ok(());
+        }
+        rustix::process::kill_process(self.pid, Signal::KILL)
+            .map_err(|errno| KeeperLinkError::Kernel { call: "kill the keeper of an older build", errno })?;
+        while self.channel.receive::<KeeperMessage>(Wait::Forever).is_ok() {}
+        self.replace()
     }
 
     /// Asks and waits for the answer: only while the launcher begins or replaces a keeper. One call at a time, because

@@ -291,8 +291,10 @@ fn take_lock(run: &RunDir) -> Result<OwnedFd, BeginError> {
 /// new one in a new mount namespace.
 fn reach_keeper(run: &RunDir, programs: &Path) -> Result<KeeperLink, BeginError> {
     let kernel = |call| move |errno| BeginError::Kernel { call, errno };
-    if let Some(keeper) = KeeperLink::find(run, programs).map_err(BeginError::Keeper)? {
+    if let Some(mut keeper) = KeeperLink::find(run, programs).map_err(BeginError::Keeper)? {
+        // First, because the mounts are those of the keeper's namespace.
         keeper.enter_mount_namespace().map_err(BeginError::Keeper)?;
+        keeper.succeed_older().map_err(BeginError::Keeper)?;
         return Ok(keeper);
     }
     own_mount_namespace().map_err(kernel("unshare(mount)"))?;

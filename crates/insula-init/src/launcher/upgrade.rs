@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use insula_kernel::execute::execute_file;
 use insula_kernel::fd_table;
-use insula_plan::protocol::PROTOCOL_VERSION;
 use insula_plan::protocol::channel::{self, Channel};
 use insula_plan::protocol::failure::{Failure, FailureKind};
 use insula_plan::protocol::launcher::OpId;
+use insula_plan::protocol::{PROTOCOL_VERSION, can_succeed};
 use minicbor::{Decode, Encode};
 use rustix::io::{Errno, FdFlags};
 
@@ -66,6 +66,12 @@ pub(crate) struct Resumed {
     pub(crate) joined: Vec<Joiner>,
 }
 
+/// What a launcher of this or an older version handed over.
+fn decode(bytes: &[u8]) -> Option<State> {
+    let version = channel::version_of(bytes).ok()?;
+    can_succeed(version).then(|| channel::decode(bytes).ok()).flatten()
+}
+
 impl Resumed {
     /// Takes over what [`Launcher::upgrade`] left open. First thing in the process.
     pub(crate) fn take(state: RawFd) -> Result<Self, BeginError> {
@@ -73,8 +79,7 @@ impl Resumed {
         let state = fd_table::take_inherited(state).map_err(kernel)?;
         let mut bytes = vec![0; STATE_BYTES_MAX];
         let length = rustix::io::pread(&state, &mut bytes, 0).map_err(kernel)?;
-        let state = channel::decode::<State>(bytes.get(..length).unwrap_or_default()).ok();
-        let state = state.filter(|state| state.version == PROTOCOL_VERSION).ok_or(kernel(Errno::PROTO))?;
+        let state = decode(bytes.get(..length).unwrap_or_default()).ok_or(kernel(Errno::PROTO))?;
         let take = |number| fd_table::take_inherited(number).map_err(kernel);
         Ok(Self {
             listener: take(state.listener)?,
@@ -138,9 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_handed_over_reads_back() {
+    fn what_is_handed_over_by_this_or_an_older_build_reads_back() {
         let joined = vec![Joiner { pid: 7, op: OpId(8) }];
-        let state = State { version: 1, listener: 3, lock: 4, daemon: Some(5), op: OpId(6), joined };
-        assert_eq!(channel::decode::<State>(&channel::encode(&state)).unwrap(), state);
+        let mut state = State { version: 1, listener: 3, lock: 4, daemon: Some(5), op: OpId(6), joined };
+        for (version, is_read) in [(0, false), (1, true), (PROTOCOL_VERSION, true), (PROTOCOL_VERSION + 1, false)] {
+            state.version = version;
+            assert_eq!(decode(&channel::encode(&state)).is_some_and(|read| read == state), is_read, "{version}");
+        }
     }
 }

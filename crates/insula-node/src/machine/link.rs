@@ -12,6 +12,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +35,11 @@ use crate::host::Exit;
 
 /// Longest wait for a launcher's successor.
 const SUCCESSOR_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// How often a busy launcher is asked to become another build.
+const UPGRADE_TRIES: u32 = 200;
+/// Pause between two tries.
+const UPGRADE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Outcome of a call with its descriptors.
 pub(super) type Outcome = Received<LauncherOutcome>;
@@ -70,29 +77,66 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a new connection and says hello. Returns when the launcher welcomed us.
+    /// Takes a new connection and says hello. A launcher that runs another file than `program` is asked to become it,
+    /// with containers, connection and process number as they are. Returns when the launcher welcomed us.
     ///
     /// # Errors
     ///
-    /// It speaks another version, or went away again.
-    pub(super) async fn take(self: &Arc<Self>, channel: Channel) -> Result<(), Problem> {
+    /// It speaks another version and cannot become ours, or went away again.
+    pub(super) async fn take(self: &Arc<Self>, channel: Channel, program: &Path) -> Result<(), Problem> {
         let ready = channel.as_fd().try_clone_to_owned().and_then(watch_fd);
         let ready = ready.map_err(|error| lost(&format!("watch the launcher's socket: {error}")))?;
         let connection = Arc::new(Connection { channel, ready, closed: AtomicBool::new(false) });
         tokio::spawn(read(self.clone(), connection.clone()));
-        let hello = LauncherRequest::Hello { version: PROTOCOL_VERSION };
-        let (_, welcome) = self.send_on(&connection, hello, &[]).await?;
-        match welcome.await.map_err(|_| lost("the launcher ended"))??.message {
-            LauncherOutcome::Welcome { version: PROTOCOL_VERSION, pid, running } => {
-                tracing::info!(pid, running, "launcher");
-                self.publish(connection)
+        let (mut version, pid) = self.greet(&connection).await?;
+        if runs_another_build(pid, program) {
+            tracing::info!(pid, version, program = %program.display(), "the launcher is of another build: replaced");
+            match self.upgrade(&connection, program).await {
+                Ok(()) => version = self.greet(&connection).await?.0,
+                // It does what it did for the daemon before.
+                Err(problem) if version == PROTOCOL_VERSION => {
+                    tracing::warn!(detail = problem.detail, "the launcher stays of another build");
+                }
+                Err(problem) => tracing::error!(detail = problem.detail, "replace the launcher"),
             }
-            LauncherOutcome::Welcome { version, .. } => {
-                let detail = format!("the launcher speaks version {version} of the protocol, not {PROTOCOL_VERSION}");
-                Err(Problem::new(ProblemCode::NotSupported, detail))
+        }
+        if version != PROTOCOL_VERSION {
+            let detail =
+                format!("the launcher (pid {pid}) speaks version {version} of the protocol, not {PROTOCOL_VERSION}");
+            let remedy = "install all programs of one build together and restart the daemon; if the launcher is newer, \
+                          run the newer build";
+            return Err(Problem::new(ProblemCode::NotSupported, detail).with_remedy(remedy));
+        }
+        self.publish(connection)
+    }
+
+    /// Says hello; what the launcher speaks, and its process number.
+    async fn greet(&self, connection: &Arc<Connection>) -> Result<(u16, u32), Problem> {
+        let hello = LauncherRequest::Hello { version: PROTOCOL_VERSION };
+        let (_, welcome) = self.send_on(connection, hello, &[]).await?;
+        match welcome.await.map_err(|_| lost("the launcher ended"))??.message {
+            LauncherOutcome::Welcome { version, pid, running } => {
+                tracing::info!(pid, version, running, "launcher");
+                Ok((version, pid))
             }
             _ => Err(lost("the launcher did not welcome us")),
         }
+    }
+
+    /// Has the launcher become `program`, when starts that a daemon before had begun are done.
+    async fn upgrade(&self, connection: &Arc<Connection>, program: &Path) -> Result<(), Problem> {
+        let file = std::fs::File::open(program)
+            .map_err(|error| Problem::new(ProblemCode::Internal, format!("open {}: {error}", program.display())))?;
+        for _ in 1..UPGRADE_TRIES {
+            let (_, outcome) = self.send_on(connection, LauncherRequest::Upgrade, &[file.as_fd()]).await?;
+            match outcome.await.map_err(|_| lost("the launcher ended while it became another build"))? {
+                Ok(_) => return Ok(()),
+                // What a failure of kind `Busy` is to a user.
+                Err(problem) if problem.code == ProblemCode::Conflict => tokio::time::sleep(UPGRADE_PAUSE).await,
+                Err(problem) => return Err(problem),
+            }
+        }
+        Err(Problem::new(ProblemCode::Conflict, "the launcher was busy all the time"))
     }
 
     /// Lets everybody send: not before, because the hello is the first word.
@@ -270,6 +314,14 @@ pub(super) fn exit_of(end: &EndedFact) -> Exit {
 /// A moment given in nanoseconds since 1970.
 pub(super) fn time_of(nanoseconds: u64) -> jiff::Timestamp {
     jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// Whether the process runs another file than `program`: a package that is installed anew is another one, whatever its
+/// version says.
+fn runs_another_build(pid: u32, program: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let runs = identity(Path::new(&format!("/proc/{pid}/exe")));
+    runs.zip(identity(program)).is_some_and(|(runs, wanted)| runs != wanted)
 }
 
 async fn read(link: Arc<Link>, connection: Arc<Connection>) {

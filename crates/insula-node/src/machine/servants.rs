@@ -142,17 +142,17 @@ async fn connect_patiently(link: &Arc<Link>, run: &RunDir) -> Result<(), Problem
 }
 
 async fn connect_or_spawn(link: &Arc<Link>, run: &RunDir) -> Result<(), Problem> {
+    let program = find_program("insula-launcher")?;
     if let Ok(channel) = Channel::connect(&run.launcher_socket()) {
-        return link.take(channel).await;
+        return link.take(channel, &program).await;
     }
-    spawn(run.path().to_owned()).await?;
+    spawn(program.clone(), run.path().to_owned()).await?;
     let channel = Channel::connect(&run.launcher_socket()).map_err(|error| problem("the launcher", &error))?;
-    link.take(channel).await
+    link.take(channel, &program).await
 }
 
 /// Starts the launcher, which detaches itself; returns when it can be connected to.
-async fn spawn(run_dir: PathBuf) -> Result<(), Problem> {
-    let program = find_program("insula-launcher")?;
+async fn spawn(program: PathBuf, run_dir: PathBuf) -> Result<(), Problem> {
     let complaints = run_dir.join("launcher.err");
     let spawned = tokio::task::spawn_blocking(move || {
         let errors = std::fs::File::create(&complaints)?;

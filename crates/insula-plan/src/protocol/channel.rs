@@ -302,6 +302,24 @@ where
     }
 }
 
+/// What every map that has a version begins with, whatever the rest became in another version.
+#[derive(minicbor::Decode)]
+#[cbor(map)]
+struct Versioned {
+    #[n(0)]
+    version: u16,
+}
+
+/// Version of a map that has it as its entry 0. To be looked at before the whole is decoded: the rest of another
+/// version's map may mean nothing here.
+///
+/// # Errors
+///
+/// Not such a map.
+pub fn version_of(bytes: &[u8]) -> Result<u16, minicbor::decode::Error> {
+    decode::<Versioned>(bytes).map(|found| found.version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,22 @@ pub mod status;
 
 pub use insula_model::ContainerId;
 
-/// Version of all protocols together. A peer with another version is refused, never guessed at: daemon, launcher and
-/// keeper are upgraded one by one and each states what it speaks in its first message.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// Version of all protocols together; one more whenever a message is added or changed. A peer with another version is
+/// refused, never guessed at: daemon, launcher and keeper are upgraded one by one and each states what it speaks in its
+/// first message. The exception is how they replace each other, see [`PROTOCOL_VERSION_OLDEST`].
+///
+/// | Version | What came with it |
+/// |---|---|
+/// | 1 | |
+/// | 2 | `ServeGuests`, terminals and tees at the keeper |
+pub const PROTOCOL_VERSION: u16 = 2;
+
+/// Oldest version whose `Hello`, `Upgrade`, `Export` and handed-over state are the same as in this one: a launcher or
+/// keeper of this or a newer version can be replaced by this build while containers run.
+pub const PROTOCOL_VERSION_OLDEST: u16 = 1;
+
+/// Whether a peer that speaks `version` can hand over to this build.
+#[must_use]
+pub fn can_succeed(version: u16) -> bool {
+    (PROTOCOL_VERSION_OLDEST..=PROTOCOL_VERSION).contains(&version)
+}
