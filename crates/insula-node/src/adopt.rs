@@ -108,9 +108,9 @@ async fn adopt_one(
     context.directory.insert(driver::spawn(context, subject));
 }
 
-/// Whether the container ran at any time: its directory is made by its first start.
+/// Whether the container ran at any time: its log is made by its first start.
 fn was_started(context: &Context, record: &ContainerRecord) -> bool {
-    context.host.log_directory(record.id).parent().is_some_and(std::path::Path::exists)
+    context.host.log_directory(record.id).exists()
 }
 
 /// What is known of a container whose facts are lost.

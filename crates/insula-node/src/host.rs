@@ -32,6 +32,8 @@ pub(crate) struct StartOrder {
     pub(crate) spec: Arc<ContainerSpec>,
     /// What its root is made of.
     pub(crate) root: RootSource,
+    /// Whose persistent files it has: its own, but for a start that only serves for looking at another's.
+    pub(crate) files: ContainerId,
     /// Its host ids.
     pub(crate) ids: IdRange,
     /// Its addresses.
@@ -84,6 +86,8 @@ pub(crate) enum Streams {
         /// As in `Given`.
         output: Option<OwnedFd>,
     },
+    /// None, because no program is to run: the container is there for its files until it is killed.
+    Absent,
 }
 
 /// A container that runs.

@@ -222,6 +222,7 @@ async fn run_in(
         name: site.name.clone(),
         spec: spec.clone(),
         root: RootSource::Unfinished(site.unfinished.clone()),
+        files: site.id,
         ids: site.ids,
         addresses,
         streams,

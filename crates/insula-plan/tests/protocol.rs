@@ -201,7 +201,8 @@ mod tests {
         reads_back(&InitRequest::Exec(Box::new(ExecRequest { process: process(), on_close: OnClose::Kill })));
         reads_back(&InitRequest::Signal(15));
         reads_back(&InitRequest::Resize(WindowSize { rows: 1, columns: u16::MAX }));
-        reads_back(&InitConfig::new(process()));
+        reads_back(&InitConfig::new(Some(process())));
+        reads_back(&InitConfig::new(None));
         reads_back(&StartedFact { process: ProcessIdentity { pid: 1, start_ticks: 2 }, at: WallTime(3) });
     }
 

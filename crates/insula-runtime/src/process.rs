@@ -116,7 +116,7 @@ pub fn exec_process(
 
 fn stdio(streams: MainStreams) -> Stdio {
     match streams {
-        MainStreams::Given => Stdio::Given,
+        MainStreams::Given | MainStreams::Absent => Stdio::Given,
         MainStreams::Terminal(size) => Stdio::Terminal(size),
     }
 }

@@ -24,11 +24,13 @@ pub(crate) fn init_kind(request: &StartRequest<'_>) -> InitKind {
 /// Our process 1: its program, its configuration, its sockets, the streams of the main process.
 pub(crate) fn insula_init(request: &StartRequest<'_>, slots: &mut SlotAllocator) -> Result<Exec, PlanStartError> {
     let rights_and_streams = (request.rights, request.streams);
-    let mut main = main_process(request.name, request.spec, request.config, rights_and_streams)?;
-    main.rlimits = Vec::new();
+    let main = match request.streams {
+        MainStreams::Absent => None,
+        _ => Some(main_process(request.name, request.spec, request.config, rights_and_streams)?),
+    };
     let streams = match request.streams {
         MainStreams::Given => [GivenFd::Stdin, GivenFd::Stdout, GivenFd::Stderr].map(|fd| slots.given(fd)),
-        MainStreams::Terminal(_) => {
+        MainStreams::Terminal(_) | MainStreams::Absent => {
             let null = slots.input(Input::Null);
             [null; 3]
         }

@@ -134,6 +134,8 @@ pub enum MainStreams {
     Given,
     /// A terminal of the container's own.
     Terminal(WindowSize),
+    /// None, and no main process: the container is there for its files, under our process 1.
+    Absent,
 }
 
 /// One descriptor that goes beside a plan.

@@ -17,7 +17,7 @@
 
 mod session;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use insula_kernel::fd_table;
@@ -146,8 +146,17 @@ fn read_config(memfd: &OwnedFd) -> Result<InitConfig, BeginError> {
         .ok_or(BeginError::Config)
 }
 
+/// Whoever reads the main process's output must see its end: process 1 keeps no copy. Something harmless has to stand at
+/// these numbers, or the next descriptor would.
+fn occupy_streams(harmless: BorrowedFd<'_>) {
+    for number in 0..=2 {
+        fd_table::occupy(number, harmless).unwrap_or_default();
+    }
+}
+
 #[derive(Debug)]
 enum MainProcess {
+    /// Not yet, or there is none.
     NotStarted,
     /// Forked; its program is not known to run yet.
     Starting(Spawning),
@@ -190,11 +199,18 @@ impl Process1 {
     }
 
     fn start_main(&mut self, config: &InitConfig) {
-        let streams = match (config.main.stdio, fd_table::numbered(0), fd_table::numbered(1), fd_table::numbered(2)) {
+        let Some(main) = &config.main else {
+            occupy_streams(self.poller.as_fd());
+            return self.tell_launcher(
+                &InitEvent::Started { pid: rustix::process::getpid().as_raw_pid().unsigned_abs() },
+                &[],
+            );
+        };
+        let streams = match (main.stdio, fd_table::numbered(0), fd_table::numbered(1), fd_table::numbered(2)) {
             (Stdio::Given, Ok(input), Ok(output), Ok(error)) => Some([input, output, error]),
             _ => None,
         };
-        let spawned = spawn::spawn(&config.main, streams).and_then(|spawning| {
+        let spawned = spawn::spawn(main, streams).and_then(|spawning| {
             let watched = self.poller.add(&spawning.report, MAIN_REPORT, Interest::Read);
             watched.map(|()| spawning).map_err(|errno| SpawnFailure::Kernel {
                 call: "epoll_ctl(report)".to_owned(),
@@ -205,11 +221,7 @@ impl Process1 {
             Ok(spawning) => self.main = MainProcess::Starting(spawning),
             Err(failure) => self.main_failed(failure),
         }
-        // Whoever reads the main process's output must see its end: process 1 keeps no copy. Something harmless has
-        // to stand at these numbers, or the next descriptor would.
-        for number in 0..=2 {
-            fd_table::occupy(number, self.poller.as_fd()).unwrap_or_default();
-        }
+        occupy_streams(self.poller.as_fd());
     }
 
     fn on_main_report(&mut self) {
@@ -276,7 +288,7 @@ impl Process1 {
     }
 
     /// The launcher may be dead; then the fact is what counts.
-    fn tell_launcher(&self, event: &InitEvent, fds: &[std::os::fd::BorrowedFd<'_>]) {
+    fn tell_launcher(&self, event: &InitEvent, fds: &[BorrowedFd<'_>]) {
         self.status.send(event, fds, Wait::Never).unwrap_or_default();
     }
 

@@ -63,7 +63,7 @@ impl Container {
         std::fs::set_permissions(&guarded, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let listener = channel::listen(&guarded.join("exec.sock")).unwrap();
         let exit_fact = std::fs::File::create(guarded.join("exit")).unwrap();
-        let config = sealed::data("config", &channel::encode(&InitConfig::new(main))).unwrap();
+        let config = sealed::data("config", &channel::encode(&InitConfig::new(Some(main)))).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_insula-init")).to_owned();
         let elsewhere = std::env::var_os("INSULA_PROGRAM_DIR").map(|folder| Path::new(&folder).join("insula-init"));
         let program = sealed::program(&elsewhere.unwrap_or(built)).unwrap();

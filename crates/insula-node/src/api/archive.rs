@@ -1,8 +1,10 @@
 //! Files of a container as tar streams.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -15,7 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
 use super::extract::{Path, Query, Refusal};
+use crate::container::command::{Answer, Command};
 use crate::container::handle::ContainerHandle;
+use crate::container::snapshot::Snapshot;
 use crate::context::Context;
 use crate::files::{ContainerFiles, CopyError};
 
@@ -24,30 +28,56 @@ const PIECES_MAX: usize = 8;
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 64 * 1_024;
 
+/// Longest wait for a container that is being started or cleaned up.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time in which the rest of a refused archive is taken, so that its sender comes to read why.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
 async fn files(context: &Context, handle: &ContainerHandle) -> Result<ContainerFiles, Problem> {
-    let snapshot = handle.snapshot();
-    let name = &snapshot.record.name;
-    if !snapshot.is_up() {
-        return Err(Problem::new(ProblemCode::Conflict, format!("container {name} is not running"))
-            .with_remedy(format!("insula start {name}")));
+    let snapshot = settled(handle, |now| now.is_up() || now.is_at_rest()).await;
+    if snapshot.is_up() {
+        match context.host.open_root(handle.id).await {
+            Ok(root) => return Ok(ContainerFiles::new(root, snapshot.record.ids)),
+            // It is just ending.
+            Err(problem) if problem.code == ProblemCode::Conflict => settled(handle, Snapshot::is_at_rest).await,
+            Err(problem) => return Err(problem),
+        };
     }
-    let root = context.host.open_root(snapshot.record.id).await?;
-    Ok(ContainerFiles::new(root, snapshot.record.ids))
+    let name = &snapshot.record.name;
+    match handle.send(|answer| Command::Lend { answer }).await? {
+        Answer::Files(lent) => {
+            ContainerFiles::lent(lent, snapshot.record.ids).map_err(|error| problem(name.as_str(), &error))
+        }
+        answer => Err(Problem::new(ProblemCode::Internal, format!("container {name} answered {answer:?}"))),
+    }
+}
+
+/// The container when `condition` holds; what takes longer is refused by the driver, which knows what is under way.
+async fn settled(handle: &ContainerHandle, condition: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+    let settled = handle.wait_for(condition);
+    tokio::time::timeout(SETTLE_TIME_MAX, settled).await.unwrap_or_else(|_| handle.snapshot())
 }
 
 fn problem(name: &str, error: &CopyError) -> Problem {
     let code = match error {
         CopyError::Inside { errno: Errno::NOENT | Errno::NOTDIR, .. } => ProblemCode::NotFound,
         CopyError::Inside { errno: Errno::ROFS | Errno::ISDIR | Errno::EXIST, .. } => ProblemCode::Conflict,
+        CopyError::Passing { .. } | CopyError::Image { .. } => ProblemCode::Conflict,
         CopyError::Inside { .. } | CopyError::Archive(_) => ProblemCode::Internal,
         CopyError::Kind { .. } | CopyError::Depth { .. } | CopyError::Entry { .. } => ProblemCode::Invalid,
     };
     let mut problem = Problem::from_chain(code, error);
     problem.detail = format!("container {name}: {}", problem.detail);
-    problem
+    match error {
+        CopyError::Passing { .. } => problem.with_remedy(format!("copy below /data, or `insula start {name}` first")),
+        CopyError::Image { .. } => {
+            problem.with_remedy("copy below /data, or create the container with --root writable")
+        }
+        _ => problem,
+    }
 }
 
-/// A file or directory of a running container as a tar archive with one entry at its top. A copy that fails on the
+/// A file or directory of a container as a tar archive with one entry at its top. A copy that fails on the
 /// way breaks the connection off.
 #[utoipa::path(get, path = "/v1/containers/{name}/archive", tag = "containers",
     params(("name" = String, Path, description = "Name or id"), ArchiveQuery), responses(
@@ -64,8 +94,10 @@ pub(super) async fn read(
     let (sender, mut receiver) = mpsc::channel(PIECES_MAX);
     let reading = tokio::task::spawn_blocking(move || {
         let mut pieces = Pieces { sender, waiting: Vec::with_capacity(PIECE_BYTES) };
-        let done =
-            files.read_archive(&query.path, &mut pieces).and_then(|()| pieces.flush().map_err(CopyError::Archive));
+        let done = files.read_archive(&query.path, &mut pieces);
+        // Given back before the last piece, so that who has it all can start the container.
+        drop(files);
+        let done = done.and_then(|()| pieces.flush().map_err(CopyError::Archive));
         if let Err(error) = &done {
             // Ends the answer before its time, so that half an archive is not taken for a whole one.
             pieces.sender.blocking_send(Err(io::Error::other(error.to_string()))).ok();
@@ -84,7 +116,7 @@ pub(super) async fn read(
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], Body::from_stream(rest)))
 }
 
-/// Unpacks a tar archive into a directory of a running container, or, when there is none of this path, as that path.
+/// Unpacks a tar archive into a directory of a container, or, when there is none of this path, as that path.
 #[utoipa::path(put, path = "/v1/containers/{name}/archive", tag = "containers",
     params(("name" = String, Path, description = "Name or id"), ArchiveQuery),
     request_body(content = Vec<u8>, content_type = "application/x-tar"), responses(
@@ -98,12 +130,18 @@ pub(super) async fn write(
     body: Body,
 ) -> Result<StatusCode, Refusal> {
     let handle = context.directory.find(&name)?;
-    let files = files(&context, &handle).await?;
+    let mut pieces = body.into_data_stream();
+    let files = match files(&context, &handle).await {
+        Ok(files) => files,
+        Err(problem) => {
+            drain(&mut pieces).await;
+            return Err(problem.into());
+        }
+    };
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     let writing = tokio::task::spawn_blocking(move || {
         files.write_archive(&query.path, &mut Received { receiver, piece: Bytes::new() })
     });
-    let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         // The other side has failed and says so below.
         if sender.send(piece.map_err(io::Error::other)).await.is_err() {
@@ -112,8 +150,16 @@ pub(super) async fn write(
     }
     drop(sender);
     let written = writing.await.map_err(|_| Problem::new(ProblemCode::Internal, "the copy did not come to its end"))?;
-    written.map_err(|error| problem(&name, &error))?;
+    if let Err(error) = written {
+        drain(&mut pieces).await;
+        return Err(problem(&name, &error).into());
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn drain(pieces: &mut BodyDataStream) {
+    let all = async { while let Some(Ok(_)) = pieces.next().await {} };
+    tokio::time::timeout(DRAIN_TIME_MAX, all).await.ok();
 }
 
 /// Takes an archive and passes it on in pieces.

@@ -7,6 +7,7 @@ use insula_model::ContainerName;
 
 use super::driver::Driver;
 use super::handle::{AnswerSender, gone};
+use super::lend::LentFiles;
 use super::record::Kept;
 use super::words::{Activity, Ask, ChangePending, Input, Reply, Ticket};
 use crate::host::Streams;
@@ -21,6 +22,8 @@ pub(crate) enum Command {
     Set { change: Box<Change>, answer: AnswerSender },
     /// Another name.
     Rename { name: ContainerName, answer: AnswerSender },
+    /// The files of a container that does not run.
+    Lend { answer: AnswerSender },
 }
 
 /// What a request came to.
@@ -32,6 +35,8 @@ pub(crate) enum Answer {
     Attached(Attachment),
     /// The new version failed and the last good one was started again.
     RolledBack,
+    /// The files asked for.
+    Files(LentFiles),
 }
 
 /// Descriptors for who started a container in the foreground.
@@ -47,7 +52,8 @@ pub(crate) struct Attachment {
 
 impl Command {
     pub(super) fn refuse(self, problem: Problem) {
-        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. }) = self;
+        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. } | Self::Lend { answer }) =
+            self;
         answer.send(Err(problem)).ok();
     }
 }

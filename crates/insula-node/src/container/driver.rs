@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::command::{Attachment, Command};
 use super::facts::Facts;
 use super::handle::{AnswerSender, ContainerHandle, gone};
+use super::lend::{Holder, Lent};
 use super::lifecycle::Lifecycle;
 use super::record::{ContainerRecord, Kept};
 use super::snapshot::Snapshot;
@@ -32,6 +33,9 @@ use crate::trial;
 
 /// Requests that may wait for a driver; more are refused.
 const COMMANDS_MAX: usize = 64;
+
+/// Pause before a restart that found the container's files lent tries again.
+const LENT_RETRY: Duration = Duration::from_millis(200);
 
 /// A container to drive, as it was created or found.
 #[derive(Debug)]
@@ -56,6 +60,7 @@ pub(super) enum Happening {
     StopDue { generation: u64 },
     RestartDue { generation: u64 },
     Saved(Result<(), CommitError>),
+    Returned(Option<Holder>),
 }
 
 /// Generations make results of what was given up recognisable.
@@ -92,6 +97,7 @@ pub(crate) struct Driver {
     pub(super) unsaved: bool,
     pub(super) saving: bool,
     pub(super) last_state: Option<ContainerState>,
+    pub(super) lent: Lent,
 }
 
 /// Starts driving `subject`; the task ends when the container is gone.
@@ -164,6 +170,7 @@ impl Driver {
             unsaved: false,
             saving: false,
             last_state: state,
+            lent: Lent::No,
         };
         if let Some(started) = running {
             driver.watch_exit(started.exit);
@@ -177,8 +184,10 @@ impl Driver {
         self.resume().await;
         while self.lifecycle.state().is_some() {
             tokio::select! {
+                // What has happened is known before the request of somebody who knows it already.
+                biased;
                 Some(happening) = self.happenings.next() => self.happened(happening).await,
-                command = self.commands.recv() => match command {
+                command = self.commands.recv(), if self.lent != Lent::Returning => match command {
                     Some(command) => self.command(command).await,
                     // Every handle is gone: the daemon ends, and the container goes on.
                     None => return,
@@ -209,6 +218,10 @@ impl Driver {
 
     async fn command(&mut self, command: Command) {
         match command {
+            Command::Ask { answer, .. } if self.lent != Lent::No => {
+                answer.send(Err(self.lent_problem())).ok();
+            }
+            Command::Lend { answer } => self.lend(answer),
             Command::Ask { ask, streams, answer } => {
                 let attaching = !matches!(streams, Streams::Detached);
                 if attaching && matches!(self.lifecycle.state(), Some(ContainerState::Running | ContainerState::Paused))
@@ -269,7 +282,11 @@ impl Driver {
                 }
             }
             Happening::StopDue { generation } if generation == self.generations.stop => Input::StopDeadline,
+            Happening::RestartDue { generation } if self.lent != Lent::No => {
+                return self.after(LENT_RETRY, Happening::RestartDue { generation });
+            }
             Happening::RestartDue { generation } if generation == self.generations.restart => Input::RestartDue,
+            Happening::Returned(holder) => return self.take_back(holder),
             Happening::Saved(result) => return self.saved(result),
             Happening::TrialEnded { .. } | Happening::StopDue { .. } | Happening::RestartDue { .. } => return,
         };
@@ -455,6 +472,7 @@ impl Driver {
             name: self.record.name.clone(),
             spec: self.spec.clone(),
             root: RootSource::Image(image),
+            files: self.record.id,
             ids: self.record.ids,
             addresses: self.record.addresses,
             streams,

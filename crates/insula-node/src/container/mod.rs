@@ -8,6 +8,7 @@
 //!                           │ backoff.rs     when a restart policy starts it again, pure
 //!                           │ paperwork.rs   writes down what was decided and what happened
 //!                           │ command.rs     takes requests, gives answers
+//!                           │ lend.rs        gives who copies the files of what does not run
 //!                           │ snapshot.rs    what everybody else sees: a published copy
 //!                           └──> watch channel (list, show, wait) and events
 //! ```
@@ -20,6 +21,7 @@ pub(crate) mod command;
 pub(crate) mod driver;
 pub(crate) mod facts;
 pub(crate) mod handle;
+pub(crate) mod lend;
 pub(crate) mod lifecycle;
 mod paperwork;
 pub(crate) mod record;

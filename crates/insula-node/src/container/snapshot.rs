@@ -74,6 +74,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether nothing of it runs, and nothing is under way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        matches!(self.state, Some(ContainerState::Created | ContainerState::Stopped | ContainerState::Failed))
+    }
+
     /// Whether its process 1 runs, frozen or not.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, Some(ContainerState::Running | ContainerState::Paused | ContainerState::Stopping))

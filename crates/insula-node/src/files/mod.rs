@@ -16,17 +16,30 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use insula_kernel::file_ids::FileIds;
 use insula_model::IdRange;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstatvfs, openat2, statx};
 use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use crate::container::lend::LentFiles;
 
 /// Directories within directories.
 const DEPTH_MAX: usize = 256;
 
-/// The files of a running container.
+/// The files of a container.
 #[derive(Debug)]
 pub(crate) struct ContainerFiles {
     root: OwnedFd,
     ids: IdRange,
+    lent: Option<Lent>,
+}
+
+/// What goes for a container that does not run.
+#[derive(Debug)]
+struct Lent {
+    /// Mounts whose files are there at the next start.
+    kept: Vec<u64>,
+    /// Given back when dropped, after the root.
+    _lease: oneshot::Sender<()>,
 }
 
 /// A copy could not be made; what was copied before stays.
@@ -53,6 +66,18 @@ pub(crate) enum CopyError {
         /// The path.
         path: String,
     },
+    /// What is written there would not be seen again.
+    #[error("{path} is made anew at each start, and the container does not run")]
+    Passing {
+        /// The path.
+        path: String,
+    },
+    /// The image is nobody's to change.
+    #[error("{path} belongs to the image, which is read-only")]
+    Image {
+        /// The path.
+        path: String,
+    },
     /// An entry of the archive that leads out, or has no name.
     #[error("the archive has the entry `{}`, which does not lie below one name", path.escape_debug())]
     Entry {
@@ -67,7 +92,42 @@ pub(crate) enum CopyError {
 impl ContainerFiles {
     /// The files below `root`, an open directory, of a container with `ids`.
     pub(crate) fn new(root: OwnedFd, ids: IdRange) -> Self {
-        Self { root, ids }
+        Self { root, ids, lent: None }
+    }
+
+    /// The files of a container with `ids` that does not run.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say in which mount the root is.
+    pub(crate) fn lent(files: LentFiles, ids: IdRange) -> Result<Self, CopyError> {
+        let mut own = Self::new(files.root, ids);
+        let mut kept = Vec::new();
+        if !is_read_only(own.root.as_fd()).map_err(inside("/"))? {
+            kept.push(mount_of(own.root.as_fd()).map_err(inside("/"))?);
+        }
+        for path in &files.kept {
+            // A single file cannot be written into, and what the container has hidden by a link is not there.
+            if let Ok(directory) = own.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+                kept.push(mount_of(directory.as_fd()).map_err(inside(path))?);
+            }
+        }
+        own.lent = Some(Lent { kept, _lease: files.lease });
+        Ok(own)
+    }
+
+    /// Refuses a directory in which nothing would be kept.
+    fn expect_kept(&self, directory: BorrowedFd<'_>, shown: &str) -> Result<(), CopyError> {
+        let Some(lent) = &self.lent else { return Ok(()) };
+        if lent.kept.contains(&mount_of(directory).map_err(inside(shown))?) {
+            return Ok(());
+        }
+        let path = shown.to_owned();
+        Err(if is_read_only(directory).map_err(inside(shown))? {
+            CopyError::Image { path }
+        } else {
+            CopyError::Passing { path }
+        })
     }
 
     /// Opens a path of the container as a process in it would, but without descriptors of the kernel's own making.
@@ -113,6 +173,15 @@ fn as_root_of(ids: IdRange) -> Result<FileIds, Errno> {
     // The kernel takes the file capabilities away with the ids; the thread may have them back.
     insula_kernel::capability::set_thread_capabilities(before)?;
     Ok(guard)
+}
+
+/// Number of the mount that an open file is in.
+fn mount_of(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|found| found.stx_mnt_id)
+}
+
+fn is_read_only(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    fstatvfs(file).map(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Which kind of file an open one is.

@@ -30,6 +30,7 @@ impl ContainerFiles {
     pub(crate) fn write_archive(&self, path: &str, archive: &mut dyn Read) -> Result<(), CopyError> {
         let _as_root = as_root_of(self.ids).map_err(inside(path))?;
         let target = self.target(path)?;
+        self.expect_kept(target.directory.as_fd(), path)?;
         let mut archive = tar::Archive::new(archive);
         for entry in archive.entries().map_err(CopyError::Archive)? {
             let mut entry = entry.map_err(CopyError::Archive)?;
@@ -37,6 +38,7 @@ impl ContainerFiles {
             let Some((name, above)) = parts.split_last() else { continue };
             let shown = parts.join("/");
             let directory = descend(target.directory.as_fd(), above, &shown)?;
+            self.expect_kept(directory.as_fd(), &shown)?;
             self.unpack(&mut entry, directory.as_fd(), (name, &shown))?;
         }
         Ok(())

@@ -156,7 +156,9 @@ fn command_streams(order: &ExecOrder, size: WindowSize) -> Result<CommandStreams
     let given = |fd: &Option<OwnedFd>| fd.as_ref().map_or_else(null, copy);
     Ok(match &order.streams {
         Streams::Terminal { .. } => CommandStreams { main: MainStreams::Terminal(size), fds: None },
-        Streams::Detached => CommandStreams { main: MainStreams::Given, fds: Some([null()?, null()?, null()?]) },
+        Streams::Detached | Streams::Absent => {
+            CommandStreams { main: MainStreams::Given, fds: Some([null()?, null()?, null()?]) }
+        }
         Streams::Given { stdin, stdout, stderr } => {
             CommandStreams { main: MainStreams::Given, fds: Some([given(stdin)?, given(stdout)?, given(stderr)?]) }
         }

@@ -51,7 +51,7 @@ fn is_terminal(spec: &ContainerSpec, streams: &Streams) -> bool {
     match streams {
         Streams::Terminal { .. } => true,
         Streams::Detached => spec.tty,
-        Streams::Given { .. } => false,
+        Streams::Given { .. } | Streams::Absent => false,
     }
 }
 
@@ -60,7 +60,7 @@ fn first_output(streams: Streams) -> Option<OwnedFd> {
     match streams {
         Streams::Given { stdout, .. } => stdout,
         Streams::Terminal { output } => output,
-        Streams::Detached => None,
+        Streams::Detached | Streams::Absent => None,
     }
 }
 
@@ -255,12 +255,12 @@ impl Machine {
 
     /// The file with the container's data, if it has one or is to have one.
     async fn open_disk(self: Arc<Self>, order: &StartOrder, root: &Root) -> Result<Option<OwnedFd>, Problem> {
-        let (paths, size) = (self.disk_paths(order.id), order.spec.resources.data_size);
+        let (paths, size) = (self.disk_paths(order.files), order.spec.resources.data_size);
         let directories = size.is_none() && !paths.disk().exists();
         if directories && !paths.is_interrupted() || matches!(root, Root::Unfinished(_)) {
             return Ok(None);
         }
-        let base = self.container_dir(order.id);
+        let base = self.container_dir(order.files);
         let name = order.name.clone();
         let work = move |_: &Self| {
             std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&base).ok();
@@ -279,7 +279,7 @@ impl Machine {
 
     /// Persistent directories of the container and the node, made if need be.
     fn open_directories(&self, order: &StartOrder, root: &Root, disk: Option<OwnedFd>) -> Result<GivenFds, Problem> {
-        let base = self.container_dir(order.id);
+        let base = self.container_dir(order.files);
         let what = |path: &Path| format!("persistent data {}", path.display());
         let make = |path: &Path, mode: u32| {
             let made = std::fs::DirBuilder::new().mode(mode).recursive(true).create(path);
@@ -287,7 +287,7 @@ impl Machine {
         };
         let open = |path: &Path| open_path(path).map_err(|error| failed(order, &what(path), &error));
         let mut given = GivenFds::new();
-        let data = self.data_dir(order.id);
+        let data = self.data_dir(order.files);
         make(&base, 0o700)?;
         // Closed to others: whatever set-user-id bits a container leaves in its data, nobody of the host reaches it.
         make(&data_dirs(&self.state_dir), 0o700)?;
@@ -323,6 +323,7 @@ impl Machine {
             Streams::Terminal { .. } => {
                 return Ok(OpenedStreams { main: MainStreams::Terminal(WindowSize::DEFAULT), log: None, typed: None });
             }
+            Streams::Absent => return Ok(OpenedStreams { main: MainStreams::Absent, log: None, typed: None }),
             Streams::Detached => (None, None, None),
             Streams::Given { stdin, stdout, stderr } => (stdin, stdout, stderr),
         };

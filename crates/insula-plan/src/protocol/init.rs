@@ -45,15 +45,16 @@ pub struct InitConfig {
     /// [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION) of who wrote it.
     #[n(0)]
     pub version: u16,
-    /// The main process. Its end is the container's end.
+    /// The main process. Its end is the container's end. Without one the container stays, for its files, until it is
+    /// killed.
     #[n(1)]
-    pub main: ProcessSpec,
+    pub main: Option<ProcessSpec>,
 }
 
 impl InitConfig {
     /// A configuration in this build's version.
     #[must_use]
-    pub fn new(main: ProcessSpec) -> Self {
+    pub fn new(main: Option<ProcessSpec>) -> Self {
         Self { version: super::PROTOCOL_VERSION, main }
     }
 }

@@ -157,7 +157,10 @@ pub struct EventsArgs {
 
 /// `insula cp`
 #[derive(Debug, Args)]
-#[command(after_help = "One side is NAME:PATH, the other a path of this machine, or - for a tar stream.")]
+#[command(
+    after_help = "One side is NAME:PATH, the other a path of this machine, or - for a tar stream. The container \
+    need not run; then copies into it go to what stays: /data, volumes, and a writable root."
+)]
 pub struct CopyArgs {
     /// From where: NAME:PATH, PATH or -
     #[arg(value_name = "FROM")]
