@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use insula_testkit::{Node, PATIENCE, ProbeReport, eventually, run_bounded};
+use insula_testkit::{Node, PATIENCE, ProbeReport, archive, eventually, run_bounded};
 
 /// Kinds of namespaces that every container has of its own.
 const OWN_KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -144,6 +144,113 @@ fn live_a15_a_container_has_exactly_its_addresses() {
         node.ok(["exec", "a", "ip", "addr", "del", &format!("{a}/32"), "dev", "eth0"]);
     }
     assert_eq!(get(&format!("{b}:80")).as_deref(), Some("b"));
+}
+
+/// The host's own address in a container's network.
+fn gateway6(container: &str) -> String {
+    let address: std::net::Ipv6Addr = container.parse().unwrap();
+    std::net::Ipv6Addr::from((u128::from(address) >> 64 << 64) + 1).to_string()
+}
+
+#[test]
+fn live_a15_forged_frames_of_a_container_with_raw_sockets_reach_no_one() {
+    let node = node();
+    let start = |name: &str, words: &[&str]| {
+        node.ok([&["run", "-d", "--name", name, "--cap-add", "NET_RAW", "busybox"], words].concat());
+        let shown = node.show(name);
+        ["address", "address6"].map(|key| shown[key].as_str().unwrap().to_owned())
+    };
+    let listener = start("listener", &["/bin/insula-probe", "hear"]);
+    let victim = start("victim", &["sleep", "1000"]);
+    let thief = start("thief", &["sleep", "1000"]);
+    let heard = || node.ok(["logs", "listener"]).text().to_owned();
+    let mac = node.ok(["exec", "victim", "cat", "/sys/class/net/eth0/address"]).text().to_owned();
+    let host = std::net::UdpSocket::bind(("::", 7_777)).unwrap();
+    host.set_nonblocking(true).unwrap();
+    let forge = |from: &str, to: &str, text: &str, mac: &[&str]| {
+        node.ok([&["exec", "thief", "/bin/insula-probe", "forge", from, to, text], mac].concat());
+    };
+    // Frames of this form do arrive when they say the truth.
+    for (own, to) in thief.iter().zip(&listener) {
+        forge(own, to, "honest", &[]);
+        eventually("an honest frame arrives", || heard().contains(&format!("honest from {own}")).then_some(()));
+    }
+    let invented = ["203.0.113.9", "2001:db8::9"];
+    let gateway = node
+        .ok(["exec", "thief", "sh", "-c", "ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'"])
+        .text()
+        .to_owned();
+    let gateway6 = gateway6(&thief[1]);
+    let targets = [listener.clone(), victim.clone(), [gateway, gateway6]];
+    for family in [0, 1] {
+        for from in [victim[family].as_str(), invented[family], &listener[family]] {
+            for to in targets.iter().map(|addresses| &addresses[family]) {
+                forge(from, to, "forged", &[]);
+                forge(from, to, "forged", &[&mac]);
+            }
+        }
+        // A hardware address alone makes nobody another one.
+        forge(&thief[family], &listener[family], "masked", &[&mac]);
+        forge(&thief[family], &listener[family], "last", &[]);
+        eventually("the last frame arrives", || {
+            heard().contains(&format!("last from {}", thief[family])).then_some(())
+        });
+    }
+    let heard = heard();
+    assert!(!heard.contains("forged"), "{heard}");
+    let masked = heard.lines().filter(|line| line.starts_with("masked"));
+    masked.for_each(|line| assert!(thief.iter().any(|own| line.ends_with(own.as_str())), "{line}"));
+    assert!(host.recv(&mut [0; 16]).is_err(), "the host heard something");
+}
+
+#[test]
+fn live_t01_root_with_the_right_to_trace_reaches_no_process_1() {
+    let node = node();
+    for (name, right) in [("tracer", "SYS_PTRACE"), ("almighty", "ALL")] {
+        node.ok(["run", "-d", "--name", name, "--cap-add", right, "busybox", "sleep", "1000"]);
+        let attempts = |pid: &str| node.ok(["exec", name, "/bin/insula-probe", "trace", pid]).text().to_owned();
+        let own = attempts("2");
+        assert_eq!(own.lines().filter(|line| line.ends_with(": done")).count(), 5, "of a process of its own: {own}");
+        let first = attempts("1");
+        assert!(first.lines().count() == 5 && !first.contains(": done"), "{first}");
+        assert_eq!(node.show(name)["state"], "running");
+    }
+}
+
+/// The small image with an init of its own that takes hold of every process that appears.
+fn archive_with_hunter() -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    let script = "#!/bin/sh\n/bin/insula-probe hunt >/tmp/seen; mv /tmp/seen /tmp/done; while :; do sleep 1000; done\n";
+    header.set_mode(0o755);
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Directory);
+    out.append_data(&mut header, "sbin", std::io::empty()).unwrap();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(u64::try_from(script.len()).unwrap());
+    out.append_data(&mut header, "sbin/init", script.as_bytes()).unwrap();
+    let mut whole = out.into_inner().unwrap();
+    // An archive ends with two empty blocks; the other one goes on in their place.
+    whole.truncate(whole.len() - 1_024);
+    whole.extend(archive());
+    whole
+}
+
+#[test]
+fn live_t11_no_process_that_joins_is_held_before_it_is_a_program_of_the_image() {
+    let node = Node::start();
+    let path = node.directory().join("hunter.tar");
+    std::fs::write(&path, archive_with_hunter()).unwrap();
+    node.ok(["image", "import", "hunter@1", path.to_str().unwrap()]);
+    node.ok(["run", "-d", "--name", "c", "--cap-add", "SYS_PTRACE", "--init", "image", "hunter"]);
+    for _ in 0..50 {
+        node.ok(["exec", "c", "sh", "-c", "true; true"]);
+    }
+    node.ok(["exec", "c", "touch", "/tmp/enough"]);
+    eventually("the hunt is over", || (node.run(["exec", "c", "test", "-e", "/tmp/done"]).code == 0).then_some(()));
+    let seen = node.ok(["exec", "c", "cat", "/tmp/done"]).text().to_owned();
+    assert!(!seen.contains("held"), "{seen}");
+    assert!(seen.starts_with("hunted ") && seen != "hunted 0", "it held some, of those that were programs: {seen}");
 }
 
 #[test]

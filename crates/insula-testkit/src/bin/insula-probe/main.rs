@@ -1,6 +1,10 @@
 //! Says what a process sees where it runs, as JSON on standard output. `insula-probe flood ADDRESS:PORT` instead sends
-//! packets of all kinds of bytes as fast as it can, for ever.
-#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+//! packets of all kinds of bytes as fast as it can, for ever; `trace PID` reaches for another process, `hunt` for every
+//! one that appears; `forge FROM TO TEXT [MAC]` sends a frame under any sender, `hear` says what arrives.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+
+mod forge;
+mod trace;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitCode;
@@ -15,6 +19,16 @@ fn main() -> ExitCode {
     {
         return flood(address).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
+    match &words[..] {
+        [] => {}
+        [word, pid] if word == "trace" => {
+            return lines(pid.parse().ok().and_then(rustix::process::Pid::from_raw).map(trace::attempts));
+        }
+        [word] if word == "hunt" => return lines(Some(trace::hunt())),
+        [word] if word == "hear" => return outcome(forge::hear()),
+        [word, rest @ ..] if word == "forge" => return outcome(forge::forge(rest)),
+        _ => return ExitCode::from(2),
+    }
     match serde_json::to_string_pretty(&ProbeReport::of_this_process()) {
         Ok(report) => {
             println!("{report}");
@@ -22,6 +36,20 @@ fn main() -> ExitCode {
         }
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn lines(lines: Option<Vec<String>>) -> ExitCode {
+    let Some(lines) = lines else { return ExitCode::from(2) };
+    lines.iter().for_each(|line| println!("{line}"));
+    ExitCode::SUCCESS
+}
+
+fn outcome(result: std::io::Result<()>) -> ExitCode {
+    if let Err(error) = result {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// Packets whose beginnings pass for questions, answers and neither.
