@@ -221,6 +221,41 @@ fn live_t03_a_null_device_that_is_none_refuses_the_start() {
 }
 
 #[test]
+fn live_t04_a_console_whose_terminal_or_place_was_exchanged_refuses_the_start() {
+    let mut node = Node::start();
+    let trap = node.path("trap");
+    std::fs::write(&trap, "untouched").unwrap();
+    let key = node.image_with("console", |root| std::os::unix::fs::symlink(&trap, root.join("etc/console")).unwrap());
+    let spec =
+        ContainerSpec { init: Some(insula_model::InitKind::Image), ..ContainerSpec::new("init".parse().unwrap()) };
+    let config = ImageConfig { init: Some("/sbin/init".to_owned()), ..ImageConfig::default() };
+    let mut changed = |change: fn(&mut Vec<InsideStep>)| {
+        let Planned { mut plan, fds, .. } =
+            node.plan(&key, id(10), &Start { spec: &spec, config: &config, volumes: Vec::new() });
+        assert!(plan.inside.iter().any(|step| matches!(step, InsideStep::Console { .. })));
+        change(&mut plan.inside);
+        let op = node.carry_out(id(10), &plan.encode(), fds).unwrap();
+        let failure = swept_failure(&mut node, id(10), "a console", op);
+        assert_eq!(failure.step.as_deref(), Some("console"), "{failure}");
+        failure.to_string()
+    };
+    let place = changed(|inside| {
+        for step in inside {
+            if let InsideStep::Console { target, .. } = step {
+                "/etc/console".clone_into(target);
+            }
+        }
+    });
+    assert!(place.contains("is a symbolic link"), "{place}");
+    // Without the container's own devpts there is no terminal that could be taken for it.
+    let terminal = changed(|inside| {
+        inside.retain(|step| !matches!(step, InsideStep::Mount { target, .. } if target == "/dev/pts"));
+    });
+    assert!(terminal.contains("/dev/pts/ptmx"), "{terminal}");
+    assert_eq!(std::fs::read_to_string(&trap).unwrap(), "untouched");
+}
+
+#[test]
 fn live_t05_a_setting_goes_to_a_procfs_or_nowhere() {
     let mut node = Node::start();
     let name = "net/ipv4/ip_unprivileged_port_start";
