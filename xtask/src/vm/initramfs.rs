@@ -20,7 +20,9 @@ const MODULES: [&str; 8] =
     ["fs/erofs", "fs/overlayfs", "fs/btrfs", "net", "drivers/net", "drivers/block", "lib", "crypto"];
 
 /// Writes the archive for one kernel and returns its path.
-pub(super) fn pack(boot: &Boot, root: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+///
+/// Test programs come along that have tests whose names contain `filter`.
+pub(super) fn pack(boot: &Boot, root: &Path, filter: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let tree = boot.folder.join("initramfs");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -34,7 +36,7 @@ pub(super) fn pack(boot: &Boot, root: &Path) -> Result<PathBuf, Box<dyn std::err
     write_program(&tree.join("init"), FIRST_INIT)?;
     write_program(&guest.join("guest-init"), GUEST_INIT)?;
     copy_modules(boot, &modules)?;
-    copy_programs(&guest)?;
+    copy_programs(&guest, filter)?;
     let archive = boot.folder.join("initramfs.cpio");
     write_archive(&tree, &archive)?;
     Ok(archive)
@@ -66,7 +68,7 @@ fn copy_modules(boot: &Boot, target: &Path) -> Result<(), Box<dyn std::error::Er
 }
 
 /// Programs beside each other in `guest/insula/`, test programs in `guest/insula/tests/`, all without debug sections.
-fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
+fn copy_programs(guest: &Path, filter: &str) -> Result<(), Box<dyn std::error::Error>> {
     let programs = guest.join("insula");
     let tests = programs.join("tests");
     fs::create_dir_all(&tests)?;
@@ -83,6 +85,9 @@ fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
         if !is_test && message.pointer("/target/kind/0").and_then(Value::as_str) != Some("bin") {
             continue;
         }
+        if is_test && !has_tests(executable, filter)? {
+            continue;
+        }
         let executable = Path::new(executable);
         let Some(name) = executable.file_name() else { continue };
         let target = if is_test { tests.join(name) } else { programs.join(name) };
@@ -95,6 +100,11 @@ fn copy_programs(guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+fn has_tests(program: &str, filter: &str) -> Result<bool, std::io::Error> {
+    let listed = Command::new(program).args(["--list", "--format", "terse", filter]).output()?;
+    Ok(listed.stdout.split(|byte| *byte == b'\n').any(|line| line.ends_with(b": test")))
 }
 
 /// A program's own tests name it by where it was built: there it is found in the machine as well.

@@ -56,7 +56,7 @@ pub(crate) fn run(kernels: &[&str], filter: &str) -> Result<(), Box<dyn std::err
     let root = fetch::root(&folder())?;
     for kernel in KERNELS.iter().filter(|kernel| kernels.is_empty() || kernels.contains(&kernel.name)) {
         let boot = fetch::kernel(&folder(), *kernel)?;
-        let initramfs = initramfs::pack(&boot, &root)?;
+        let initramfs = initramfs::pack(&boot, &root, filter)?;
         machine::run(*kernel, &boot, &initramfs, filter)?;
     }
     Ok(())
