@@ -50,10 +50,10 @@ mod tests {
 
     #[test]
     fn t08_a_directory_of_the_hosts_root_is_told_unless_a_parent_is_closed() {
-        // Others enter `/`, and it is root's on every machine.
+        // Others enter `/usr`, and it is root's on every machine.
         let volume = |given: &str| given.parse::<VolumeMount>().unwrap();
-        assert!(warnings(&[volume("/:/data/host")])[0].contains("set-user-id"));
-        assert_eq!(warnings(&[volume("/:/data/host:ro"), volume("/nonexistent:/data/x")]), Vec::<String>::new());
+        assert!(warnings(&[volume("/usr:/data/host")])[0].contains("set-user-id"));
+        assert_eq!(warnings(&[volume("/usr:/data/host:ro"), volume("/nonexistent:/data/x")]), Vec::<String>::new());
         let closed = tempfile::tempdir().unwrap();
         std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let inner = closed.path().join("inner");

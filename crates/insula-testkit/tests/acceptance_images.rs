@@ -320,6 +320,8 @@ fn live_a02_garbage_is_what_no_container_needs_even_to_go_back() {
     node.ok(["run", "-d", "--name", "c", "small@2", "sleep", "1000"]);
     node.ok(["upgrade", "c", "--image", "small@3"]);
     node.ok(["run", "--rm", "small@4", "true"]);
+    // Its name is free at once; the image is until it was swept.
+    eventually("the run is swept", || (node.json(["list"]).as_array().unwrap().len() == 1).then_some(()));
     assert_eq!(mounted(&node), 3);
     let collected = node.json(["image", "gc"]);
     assert_eq!(collected["removed"], serde_json::json!(["small@4", "small@5"]));

@@ -130,6 +130,20 @@ fn table_elements(node: &Node) -> usize {
     String::from_utf8_lossy(&listed.stdout).matches("\"insula").count()
 }
 
+/// What the descriptors of launcher and keeper are, for the words of a failure.
+fn descriptors(node: &Node) -> String {
+    let mut text = String::new();
+    for servant in ["insula-launcher", "insula-keeper"] {
+        let Some(pid) = node.servant(servant) else { continue };
+        let folder = PathBuf::from(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+        let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+        let mut targets: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+        targets.sort();
+        text += &format!("{servant}: {targets:?}\n");
+    }
+    text
+}
+
 fn kill(pid: Option<Pid>) {
     if let Some(pid) = pid {
         // It may have ended this moment.
@@ -153,7 +167,7 @@ fn live_random_operations_and_deaths_leave_nothing() {
     let mut node = Node::start();
     node.import_busybox();
     node.ok(["run", "--rm", "busybox", "true"]);
-    let before = held(&node);
+    let (before, descriptors_before) = (held(&node), descriptors(&node));
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut base = None;
     let mut daemon = node.daemon_pid();
@@ -173,7 +187,10 @@ fn live_random_operations_and_deaths_leave_nothing() {
         assert!([0, 3].contains(&done.code), "{name} is deleted, unless it went by itself: {}", done.stderr);
     }
     let at_most_before = || held(&node).iter().zip(&before).all(|((_, now), (_, before))| now <= before);
-    eventually_or(at_most_before, || format!("{before:?} before, now {:?}\n{}", held(&node), node.on_host()));
+    eventually_or(at_most_before, || {
+        let now = (held(&node), descriptors(&node), node.on_host());
+        format!("before {before:?}\n{descriptors_before}now {:?}\n{}{}", now.0, now.1, now.2)
+    });
 }
 
 /// Waits for `condition`; what `explain` says is in the panic when it does not come.
