@@ -13,9 +13,10 @@ mod backup;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use insula_model::ContainerId;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::container::record::ContainerRecord;
@@ -30,6 +31,9 @@ pub(crate) const SCHEMA: u64 = 2;
 const QUEUE_MAX: usize = 8_192;
 /// Changes that one commit takes at most.
 const BATCH_MAX: usize = 256;
+/// A file that a dead daemon's child holds is waited for this long, looking this often.
+const STALE_HOLD_MAX: Duration = Duration::from_secs(2);
+const STALE_HOLD_LOOK: Duration = Duration::from_millis(2);
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CONTAINERS: TableDefinition<u128, &[u8]> = TableDefinition::new("containers");
@@ -148,7 +152,7 @@ impl Store {
 /// Opens or makes the file at `path` and reads every record.
 fn open_database(path: &Path) -> Result<(Database, Vec<ContainerRecord>), OpenStoreError> {
     let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
-    let database = Database::create(path).map_err(|error| damaged(error.into()))?;
+    let database = create(path).map_err(|error| damaged(error.into()))?;
     if let Some(found) = schema_of(&database).map_err(damaged)?
         && found > SCHEMA
     {
@@ -157,6 +161,18 @@ fn open_database(path: &Path) -> Result<(Database, Vec<ContainerRecord>), OpenSt
     make_tables(&database).map_err(damaged)?;
     let records = read_all(&database, path)?;
     Ok((database, records))
+}
+
+/// Opens or makes the file. Whoever calls has the state directory's lock; a file that is open all the same is held by a
+/// child of a daemon that was killed, for the moment until it is another program.
+fn create(path: &Path) -> Result<Database, DatabaseError> {
+    let end = Instant::now() + STALE_HOLD_MAX;
+    loop {
+        match Database::create(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < end => std::thread::sleep(STALE_HOLD_LOOK),
+            opened => return opened,
+        }
+    }
 }
 
 fn schema_of(database: &Database) -> Result<Option<u64>, redb::Error> {
