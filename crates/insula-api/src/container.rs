@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use insula_model::{
-    ContainerId, ContainerName, ContainerSpec, ContainerState, IdRange, ImageId, ImageRef, ResourceSpec, Signal,
+    ContainerId, ContainerName, ContainerSpec, ContainerState, Health, IdRange, ImageId, ImageRef, ResourceSpec, Signal,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,9 @@ pub struct ContainerSummary {
     pub labels: BTreeMap<String, String>,
     /// Starts in a row by the restart policy.
     pub restarts: u32,
+    /// What its health check says of it while it runs; absent without a check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// `GET /v1/containers/{name}`

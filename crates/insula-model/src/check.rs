@@ -8,6 +8,9 @@ use std::fmt;
 
 use crate::{Bytes, ContainerSpec, NetworkMode, PublishedPort, ResourceSpec};
 
+/// Most failures in a row that a health check may forgive.
+const HEALTH_RETRIES_MAX: u64 = 1_000;
+
 /// Longest host name that the kernel keeps, in bytes.
 const HOSTNAME_BYTES_MAX: usize = 64;
 /// Longest single argument or environment variable that execve takes, in bytes, its end included.
@@ -255,11 +258,10 @@ impl ContainerSpec {
         self.resources.check()?;
         within("stop time-out in milliseconds", self.stop_timeout_ms, 0, DAY_MS)?;
         if let Some(health) = &self.health {
-            if health.command.is_empty() {
-                return Err(CheckSpecError::Empty { field: Field::HealthCommand });
-            }
             within("health interval in milliseconds", Some(health.interval_ms), 100, DAY_MS)?;
             within("health deadline in milliseconds", Some(health.deadline_ms), 100, DAY_MS)?;
+            within("health time-out in milliseconds", health.timeout_ms, 100, DAY_MS)?;
+            within("health retries", health.retries.map(u64::from), 1, HEALTH_RETRIES_MAX)?;
         }
         Ok(())
     }
@@ -670,9 +672,12 @@ mod tests {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             interval_ms,
             deadline_ms: 60_000,
+            timeout_ms: None,
+            retries: None,
         };
         assert!(stands(|spec| spec.health = Some(health(&["true"], 1_000))));
-        assert!(!stands(|spec| spec.health = Some(health(&[], 1_000))));
+        assert!(stands(|spec| spec.health = Some(health(&[], 1_000))));
+        assert!(!stands(|spec| spec.health = Some(HealthCheck { retries: Some(0), ..health(&["true"], 1_000) })));
         assert!(!stands(|spec| spec.health = Some(health(&["true"], 0))));
         let limit = |name: &str, soft, hard| Ulimit { name: name.to_owned(), soft, hard };
         assert!(stands(|spec| spec.resources.ulimits = vec![limit("core", 0, u64::MAX)]));

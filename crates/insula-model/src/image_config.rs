@@ -1,6 +1,7 @@
 //! What an image says about how to run it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,12 +67,32 @@ impl ImageConfig {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
-    /// Command line.
+    /// Command line; empty in a container's configuration: no check, also not its image's.
     pub command: Vec<String>,
     /// Milliseconds from the end of one try to the next.
     pub interval_ms: u64,
     /// Milliseconds from the start until the container must be healthy.
     pub deadline_ms: u64,
+    /// Milliseconds that one try may take; 30 seconds when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Failures in a row that make the container unhealthy; 3 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+}
+
+impl HealthCheck {
+    /// Time that one try may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.unwrap_or(30_000))
+    }
+
+    /// Failures in a row that make the container unhealthy, at least one.
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.retries.unwrap_or(3).max(1)
+    }
 }
 
 /// Where a version stands on its way to production.

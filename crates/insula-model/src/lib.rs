@@ -41,6 +41,6 @@ pub use settings::{Effect, SETTINGS, Setting, SettingError, ValueError, effect_o
 pub use signal::{ParseSignalError, Signal};
 pub use spec::{ContainerSpec, InitKind, LogMode, RootAccess, StdinMode};
 pub use spelling::{near, nearest};
-pub use state::ContainerState;
+pub use state::{ContainerState, Health};
 pub use template::{DefineTemplateError, Origin, Resolved, Template, Templates, UnknownTemplateError};
 pub use volume::{Access, DeviceSpec, ParseVolumeError, TmpfsMount, VolumeMount};

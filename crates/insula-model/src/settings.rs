@@ -168,7 +168,7 @@ pub enum ValueError {
 }
 
 /// Milliseconds between two health checks that do not say.
-const HEALTH_INTERVAL_MS: u64 = 5_000;
+const HEALTH_INTERVAL_MS: u64 = 30_000;
 /// Milliseconds until a container whose health check does not say must be healthy.
 const HEALTH_DEADLINE_MS: u64 = 60_000;
 
@@ -237,7 +237,9 @@ impl ContainerSpec {
                 Some(health) => (health.interval_ms, health.deadline_ms),
                 None => (HEALTH_INTERVAL_MS, HEALTH_DEADLINE_MS),
             };
-            self.health = (!value.is_empty()).then_some(HealthCheck { command, interval_ms, deadline_ms });
+            let (timeout_ms, retries) = self.health.as_ref().map_or((None, None), |now| (now.timeout_ms, now.retries));
+            let check = HealthCheck { command, interval_ms, deadline_ms, timeout_ms, retries };
+            self.health = (!value.is_empty()).then_some(check);
             return Ok(());
         }
         let health = self.health.as_mut().ok_or(ValueError::NoHealthCommand)?;
@@ -481,8 +483,13 @@ mod tests {
         let mut keys: Vec<String> = Vec::new();
         for (key, value) in EXAMPLES {
             let mut changed = spec();
-            changed.health =
-                Some(HealthCheck { command: vec!["true".to_owned()], interval_ms: 1_000, deadline_ms: 1_000 });
+            changed.health = Some(HealthCheck {
+                command: vec!["true".to_owned()],
+                interval_ms: 1_000,
+                deadline_ms: 1_000,
+                timeout_ms: None,
+                retries: None,
+            });
             let before = changed.clone();
             changed.apply(key, value).unwrap_or_else(|error| panic!("{key}: {error:?}"));
             assert_ne!(changed, before, "{key}");

@@ -129,6 +129,7 @@ impl Catalog {
 
     /// How to tell that a container of `image` is healthy.
     pub(crate) fn health(&self, image: &ImageId, spec: &ContainerSpec) -> Option<HealthCheck> {
-        spec.health.clone().or_else(|| self.config(image)?.health)
+        let check = spec.health.clone().or_else(|| self.config(image)?.health);
+        check.filter(|check| !check.command.is_empty())
     }
 }

@@ -11,6 +11,7 @@ use insula_model::{HealthCheck, ImageId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::container::health::STARTING_PAUSE_MAX;
 use crate::container::snapshot::Snapshot;
 use crate::context::Context;
 use crate::host::{ExecOrder, Streams};
@@ -55,7 +56,7 @@ async fn until_healthy(
     check: &HealthCheck,
 ) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_millis(check.deadline_ms);
-    let interval = Duration::from_millis(check.interval_ms).max(INTERVAL_MIN);
+    let interval = Duration::from_millis(check.interval_ms).clamp(INTERVAL_MIN, STARTING_PAUSE_MAX);
     let mut last = "no try ended in time".to_owned();
     loop {
         let order = ExecOrder {

@@ -176,3 +176,30 @@ fn live_a_daemon_has_a_launcher_of_another_build_become_its_own() {
     node.start_daemon();
     assert_eq!(node.servant("insula-launcher"), Some(launcher), "a launcher of the same build is left alone");
 }
+
+#[test]
+fn live_health_follows_what_the_check_says() {
+    let mut node = node();
+    let health = |node: &Node, wanted: &str| {
+        let found = format!("the container is {wanted}");
+        eventually(&found, || (node.show("web")["health"] == wanted).then_some(()));
+    };
+    let options = ["--health-cmd", "test -e /data/good", "--health-interval", "0.1", "--health-retries", "2"];
+    let name = ["run", "-d", "--name", "web", "--health-start-period", "0.1"];
+    node.ok(name.iter().chain(&options).chain(&["busybox", "sleep", "600"]));
+    health(&node, "unhealthy");
+    node.ok(["exec", "web", "touch", "/data/good"]);
+    health(&node, "healthy");
+    assert!(node.ok(["list"]).text().contains("running (healthy)"));
+    // The next daemon goes on with the check.
+    node.kill_daemon();
+    node.start_daemon();
+    health(&node, "healthy");
+    node.ok(["exec", "web", "rm", "/data/good"]);
+    health(&node, "unhealthy");
+    assert_eq!(node.show("web")["state"], "running");
+    eventually("nothing stays beside the container", || {
+        (node.json(["top", "web"]).as_array().unwrap().len() == 2).then_some(())
+    });
+    node.ok(["delete", "--force", "web"]);
+}

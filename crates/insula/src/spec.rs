@@ -6,12 +6,12 @@ use std::path::{Component, Path, PathBuf};
 use insula_api::CreateContainer;
 use insula_model::{ContainerSpec, HealthCheck, LogMode, StdinMode, VolumeMount};
 
-use crate::args::SpecArgs;
+use crate::args::{HealthArgs, SpecArgs};
 use crate::failure::{Failure, chain};
 use crate::values::{KeyValue, Variable, milliseconds, split_words};
 
 /// Milliseconds from one health check to the next when the command line names the check.
-const HEALTH_INTERVAL_MS: u64 = 1_000;
+const HEALTH_INTERVAL_MS: u64 = 30_000;
 
 /// Milliseconds until a container whose check the command line names must be healthy.
 const HEALTH_DEADLINE_MS: u64 = 60_000;
@@ -69,7 +69,7 @@ pub fn create_request(
     spec.restart = args.restart;
     spec.stop_signal = args.stop_signal;
     spec.stop_timeout_ms = args.stop_timeout.map(milliseconds);
-    spec.health = args.health.as_deref().map(health_check).transpose()?;
+    spec.health = health_check(&args.health)?;
     spec.log = if args.no_log { LogMode::Discarded } else { LogMode::Kept };
     spec.tty = args.tty;
     spec.stdin = if args.interactive { StdinMode::Open } else { StdinMode::Closed };
@@ -113,9 +113,17 @@ pub fn health_command(given: &str) -> Result<Vec<String>, Failure> {
     }
 }
 
-fn health_check(given: &str) -> Result<HealthCheck, Failure> {
-    let command = health_command(given)?;
-    Ok(HealthCheck { command, interval_ms: HEALTH_INTERVAL_MS, deadline_ms: HEALTH_DEADLINE_MS })
+fn health_check(args: &HealthArgs) -> Result<Option<HealthCheck>, Failure> {
+    let interval_ms = args.health_interval.map_or(HEALTH_INTERVAL_MS, milliseconds);
+    let command = match (&args.health, &args.health_cmd) {
+        _ if args.no_healthcheck => Vec::new(),
+        (Some(words), _) => health_command(words)?,
+        (None, Some(script)) => ["/bin/sh", "-c", script.as_str()].map(str::to_owned).to_vec(),
+        (None, None) => return Ok(None),
+    };
+    let deadline_ms = args.health_start_period.map_or(HEALTH_DEADLINE_MS, |period| milliseconds(period).max(100));
+    let (timeout_ms, retries) = (args.health_timeout.map(milliseconds), args.health_retries);
+    Ok(Some(HealthCheck { command, interval_ms, deadline_ms, timeout_ms, retries }))
 }
 
 fn pairs(given: Vec<KeyValue>) -> BTreeMap<String, String> {

@@ -42,7 +42,13 @@ fn golden_manifest() -> Manifest {
         ImageConfig { cmd: vec!["/bin/sh".to_owned()], init: Some("/sbin/init".to_owned()), ..ImageConfig::default() };
     config.env.insert("PATH".to_owned(), "/usr/bin".to_owned());
     config.stop_signal = Some("SIGRTMIN+3".parse::<Signal>().unwrap());
-    config.health = Some(HealthCheck { command: vec!["true".to_owned()], interval_ms: 1000, deadline_ms: 5000 });
+    config.health = Some(HealthCheck {
+        command: vec!["true".to_owned()],
+        interval_ms: 1000,
+        deadline_ms: 5000,
+        timeout_ms: None,
+        retries: None,
+    });
     let packages = vec![Package {
         name: "base-files".to_owned(),
         version: "12.4+deb12u5".to_owned(),

@@ -71,7 +71,8 @@ fn health_from_oci(check: Healthcheck) -> Option<HealthCheck> {
     let interval_ms = ms(check.interval).unwrap_or(HEALTH_INTERVAL_MS);
     let retries = check.retries.filter(|count| *count > 0).unwrap_or(HEALTH_RETRIES);
     let deadline_ms = ms(check.start_period).unwrap_or(0).saturating_add(interval_ms.saturating_mul(retries));
-    Some(HealthCheck { command, interval_ms, deadline_ms })
+    let retries = u32::try_from(retries).ok();
+    Some(HealthCheck { command, interval_ms, deadline_ms, timeout_ms: ms(check.timeout), retries })
 }
 
 /// Refuses NUL bytes wherever a program would be given them.

@@ -78,6 +78,7 @@ pub(super) struct RunConfig {
 pub(super) struct Healthcheck {
     pub(super) test: Option<Vec<String>>,
     pub(super) interval: Option<u64>,
+    pub(super) timeout: Option<u64>,
     pub(super) start_period: Option<u64>,
     pub(super) retries: Option<u64>,
 }

@@ -266,6 +266,28 @@ async fn an_upgrade_keeps_what_proves_good_and_takes_back_what_does_not() {
 }
 
 #[tokio::test]
+async fn health_is_told_while_a_container_with_a_check_runs_and_only_then() {
+    let node = Node::new();
+    let check = json!({ "command": ["check"], "interval_ms": 100, "deadline_ms": 100, "retries": 1 });
+    for (name, image, health) in [("good", "debian@12", "healthy"), ("bad", "debian@sick", "unhealthy")] {
+        let spec = json!({ "image": image, "command": ["serve"], "health": check });
+        node.ok("POST", "/v1/containers", json!({ "name": name, "spec": spec })).await;
+        let path = format!("/v1/containers/{name}");
+        assert_eq!(node.ok("GET", &path, Value::Null).await.get("health"), None);
+        node.ok("POST", &format!("{path}/start"), json!({})).await;
+        assert_eq!(node.ok("GET", &path, Value::Null).await["health"], "starting");
+        let handle = node.context.directory.find(name).unwrap();
+        handle.wait_for(|now| now.health.is_some_and(|now| now.to_string() == health)).await;
+        assert_eq!(node.ok("GET", &path, Value::Null).await["health"], health);
+        node.ok("POST", &format!("{path}/stop"), json!({})).await;
+        assert_eq!(node.ok("GET", &path, Value::Null).await.get("health"), None);
+    }
+    node.create("plain", "serve").await;
+    node.ok("POST", "/v1/containers/plain/start", json!({})).await;
+    assert_eq!(node.ok("GET", "/v1/containers/plain", Value::Null).await.get("health"), None);
+}
+
+#[tokio::test]
 async fn a_sick_version_is_taken_back_by_its_health_check() {
     let node = Node::new();
     node.create("web", "serve").await;

@@ -236,6 +236,8 @@ fn change_image(
                 command,
                 interval_ms: HEALTH_INTERVAL_MS,
                 deadline_ms: request.deadline_ms.unwrap_or(HEALTH_DEADLINE_MS),
+                timeout_ms: None,
+                retries: None,
             }),
             (None, Some(check)) => {
                 Some(HealthCheck { deadline_ms: request.deadline_ms.unwrap_or(check.deadline_ms), ..check })

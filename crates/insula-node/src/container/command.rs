@@ -91,11 +91,14 @@ impl Driver {
             return;
         }
         self.trial_health.clone_from(&change.trial_health);
-        self.record = record;
+        let health_before = std::mem::replace(&mut self.record, record).spec.health;
         self.resolve();
         let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
         self.lifecycle.step(Input::ImageChange(pending));
         self.lifecycle.step(Input::PolicySet(self.record.spec.restart));
+        if self.facts.pid.is_some() && self.record.spec.health != health_before {
+            self.begin_checks();
+        }
         let mut result = Ok(Answer::Done);
         let limits = self.spec.resources.clone();
         if old_limits != limits

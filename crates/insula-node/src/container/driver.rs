@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::command::{Attachment, Command};
 use super::facts::Facts;
 use super::handle::{AnswerSender, ContainerHandle, gone};
+use super::health::Counter;
 use super::lend::{Holder, Lent};
 use super::lifecycle::Lifecycle;
 use super::record::{ContainerRecord, Kept};
@@ -61,6 +62,7 @@ pub(super) enum Happening {
     RestartDue { generation: u64 },
     Saved(Result<(), CommitError>),
     Returned(Option<Holder>),
+    Checked { generation: u64, result: Option<Result<(), String>> },
 }
 
 /// Generations make results of what was given up recognisable.
@@ -69,6 +71,7 @@ pub(super) struct Generations {
     stop: u64,
     restart: u64,
     trial: u64,
+    pub(super) check: u64,
 }
 
 pub(crate) struct Driver {
@@ -98,6 +101,7 @@ pub(crate) struct Driver {
     pub(super) saving: bool,
     pub(super) last_state: Option<ContainerState>,
     pub(super) lent: Lent,
+    pub(super) checks: Option<Counter>,
 }
 
 /// Starts driving `subject`; the task ends when the container is gone.
@@ -144,6 +148,7 @@ impl Driver {
             facts: facts.clone(),
             restarts: lifecycle.restarts(),
             healthy: None,
+            health: None,
             starts: 0,
         };
         let mut driver = Self {
@@ -171,11 +176,13 @@ impl Driver {
             saving: false,
             last_state: state,
             lent: Lent::No,
+            checks: None,
         };
         if let Some(started) = running {
             driver.watch_exit(started.exit);
             driver.facts.pid = Some(started.pid);
             driver.facts.cgroup = started.cgroup;
+            driver.begin_checks();
         }
         driver
     }
@@ -286,6 +293,10 @@ impl Driver {
                 return self.after(LENT_RETRY, Happening::RestartDue { generation });
             }
             Happening::RestartDue { generation } if generation == self.generations.restart => Input::RestartDue,
+            Happening::Checked { generation, result } if generation == self.generations.check => {
+                return self.checked(result);
+            }
+            Happening::Checked { .. } => return,
             Happening::Returned(holder) => return self.take_back(holder),
             Happening::Saved(result) => return self.saved(result),
             Happening::TrialEnded { .. } | Happening::StopDue { .. } | Happening::RestartDue { .. } => return,
@@ -315,6 +326,7 @@ impl Driver {
         self.problem = None;
         self.attachment = Some(Attachment { pid: started.pid, follow: started.follow, master: started.master });
         self.watch_exit(started.exit);
+        self.begin_checks();
         self.event("started", &[("pid", started.pid.to_string())]);
     }
 
@@ -345,6 +357,7 @@ impl Driver {
             let image = self.record.wanted_image();
             self.record.rolled_back = Some(format!("{image} ended with {code} {} ms after its start", ran.as_millis()));
         }
+        self.end_checks();
         self.facts.pid = None;
         self.facts.exit_code = exit.code;
         self.facts.reason = exit.reason;
@@ -532,6 +545,7 @@ impl Driver {
             facts: self.facts.clone(),
             restarts: self.lifecycle.restarts(),
             healthy: self.healthy,
+            health: self.checks.as_ref().map(Counter::health),
             starts: self.starts,
         };
         let now = Arc::new(snapshot);
@@ -565,6 +579,6 @@ impl Driver {
     }
 }
 
-fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+pub(super) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

@@ -9,6 +9,7 @@
 //!                           │ paperwork.rs   writes down what was decided and what happened
 //!                           │ command.rs     takes requests, gives answers
 //!                           │ lend.rs        gives who copies the files of what does not run
+//!                           │ health.rs      runs the health check, counts its results
 //!                           │ snapshot.rs    what everybody else sees: a published copy
 //!                           └──> watch channel (list, show, wait) and events
 //! ```
@@ -21,6 +22,7 @@ pub(crate) mod command;
 pub(crate) mod driver;
 pub(crate) mod facts;
 pub(crate) mod handle;
+pub(crate) mod health;
 pub(crate) mod lend;
 pub(crate) mod lifecycle;
 mod paperwork;

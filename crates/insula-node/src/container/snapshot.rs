@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use insula_api::{ContainerSummary, ContainerView};
-use insula_model::{ContainerSpec, ContainerState};
+use insula_model::{ContainerSpec, ContainerState, Health};
 
 use super::facts::Facts;
 use super::record::{ContainerRecord, Kept};
@@ -25,6 +25,8 @@ pub(crate) struct Snapshot {
     pub(crate) restarts: u32,
     /// Whether its health check passed since the start; `None` before the first result.
     pub(crate) healthy: Option<bool>,
+    /// What its check says of it while it runs, if it has one.
+    pub(crate) health: Option<Health>,
     /// Times it was started since the daemon runs.
     pub(crate) starts: u64,
 }
@@ -57,6 +59,7 @@ impl Snapshot {
             ports: self.spec.ports.iter().map(ToString::to_string).collect(),
             labels: self.spec.labels.clone(),
             restarts: self.restarts,
+            health: self.health,
         }
     }
 

@@ -24,8 +24,8 @@ pub use image::{
     ImportArgs, RecipeArgs,
 };
 pub use run::{
-    CreateArgs, EnvArgs, InitArg, IsolationArgs, LimitArgs, MountArgs, NetworkArg, NetworkArgs, RootArg, RunArgs,
-    SpecArgs,
+    CreateArgs, EnvArgs, HealthArgs, InitArg, IsolationArgs, LimitArgs, MountArgs, NetworkArg, NetworkArgs, RootArg,
+    RunArgs, SpecArgs,
 };
 
 /// Where the node listens when nothing else is said.

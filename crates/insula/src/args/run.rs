@@ -89,9 +89,9 @@ pub struct SpecArgs {
     /// Time from the stop signal to the kill, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_duration)]
     pub stop_timeout: Option<Duration>,
-    /// Command that exits 0 when it is healthy
-    #[arg(long, value_name = "COMMAND")]
-    pub health: Option<String>,
+    /// How to tell that it is healthy.
+    #[command(flatten)]
+    pub health: HealthArgs,
     /// Do not keep its output
     #[arg(long)]
     pub no_log: bool,
@@ -227,6 +227,32 @@ impl From<InitArg> for InitKind {
             InitArg::Insula => Self::Insula,
         }
     }
+}
+
+/// Its health check.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Command that exits 0 when it is healthy
+    #[arg(long, value_name = "COMMAND", group = "health_command")]
+    pub health: Option<String>,
+    /// The same as a text for its shell
+    #[arg(long, value_name = "SCRIPT", group = "health_command")]
+    pub health_cmd: Option<String>,
+    /// Time between two health checks; 30s otherwise
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "health_command")]
+    pub health_interval: Option<Duration>,
+    /// Time that one health check may take; 30s otherwise
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "health_command")]
+    pub health_timeout: Option<Duration>,
+    /// Failures in a row that make it unhealthy; 3 otherwise
+    #[arg(long, value_name = "COUNT", requires = "health_command")]
+    pub health_retries: Option<u32>,
+    /// Time from the start in which failures do not count; 60s otherwise
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "health_command")]
+    pub health_start_period: Option<Duration>,
+    /// No health check, also not its image's
+    #[arg(long, conflicts_with = "health_command")]
+    pub no_healthcheck: bool,
 }
 
 /// Whether `/` is writable.

@@ -29,7 +29,7 @@ fn summaries(items: &[ContainerSummary], now: Timestamp) -> Table {
     for item in items {
         table.push([
             Cell::from(item.name.as_str()),
-            Cell::from(item.state.to_string()),
+            Cell::two(state(item), item.state.to_string()),
             Cell::two(image(item), item.image.to_string()),
             Cell::optional(item.address.as_ref()),
             Cell::two(if item.ports.is_empty() { "-".to_owned() } else { item.ports.join(" ") }, item.ports.join(" ")),
@@ -47,6 +47,12 @@ fn image(item: &ContainerSummary) -> String {
         Some(next) => format!("{} -> {next}", item.image),
         None => item.image.to_string(),
     }
+}
+
+/// With what the health check says, for people.
+fn state(item: &ContainerSummary) -> String {
+    let health = item.health.map(|health| format!(" ({health})"));
+    format!("{}{}", item.state, health.unwrap_or_default())
 }
 
 fn is_up(state: ContainerState) -> bool {
@@ -79,7 +85,7 @@ fn details(table: &mut Table, view: &ContainerView, now: Timestamp) {
     let mut row = |field: &str, value: Cell| table.push([Cell::from(field), value]);
     row("name", Cell::from(summary.name.as_str()));
     row("id", Cell::from(summary.id.to_string()));
-    row("state", Cell::from(summary.state.to_string()));
+    row("state", Cell::two(state(summary), summary.state.to_string()));
     row("reason", Cell::optional(summary.reason.as_ref()));
     row("image", Cell::two(image(summary), summary.image.to_string()));
     row("previous image", Cell::optional(summary.previous_image.as_ref()));
