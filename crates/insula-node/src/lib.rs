@@ -41,6 +41,7 @@ mod rights;
 mod settings;
 mod store;
 mod trial;
+mod tune;
 mod volumes;
 mod whois;
 
@@ -51,6 +52,7 @@ pub use config::{Config, Overrides};
 pub use daemon::{RunError, run};
 pub use import_worker::{IMPORT_WORKER, serve_import};
 pub use store::{RestoreError, restore};
+pub use tune::{HostLimit, host_limits};
 
 /// The OpenAPI 3.1 document of the API, as it is served.
 ///

@@ -10,6 +10,7 @@ use insula_plan::protocol::facts;
 use rustix::fs::{Mode, OFlags};
 
 use super::Machine;
+use crate::tune::HostLimit;
 
 /// Processes shown of one container.
 const PROCESSES_MAX: usize = 10_000;
@@ -69,7 +70,7 @@ impl Machine {
             })
             .collect();
         findings.push(self.look_at_names());
-        findings.extend(kernel_findings());
+        findings.extend(self.host_limits.iter().filter_map(limit_finding));
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         findings.push(good("kernel", format!("Linux {release}")));
         findings.push(good("control groups", format!("{:?}", self.groups.layout())));
@@ -81,28 +82,14 @@ fn good(subject: &str, detail: String) -> Finding {
     Finding { subject: subject.to_owned(), level: FindingLevel::Good, detail, remedy: None }
 }
 
-fn kernel_findings() -> Vec<Finding> {
-    let wanted = [
-        ("kernel.pid_max", "/proc/sys/kernel/pid_max", 131_072, "processes of all containers together"),
-        (
-            "net.ipv4.neigh.default.gc_thresh3",
-            "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
-            4_096,
-            "containers with a network",
-        ),
-        ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 4_096, "containers"),
-        ("fs.inotify.max_user_instances", "/proc/sys/fs/inotify/max_user_instances", 128, "watchers of one user"),
-    ];
-    let look = |(name, path, least, bounds): (&str, &str, u64, &str)| {
-        let now: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
-        (now < least).then(|| Finding {
-            subject: name.to_owned(),
-            level: FindingLevel::Warning,
-            detail: format!("{now}: bounds {bounds}; {least} is enough for a full node"),
-            remedy: Some(format!("sysctl -w {name}={least}")),
-        })
-    };
-    wanted.into_iter().filter_map(look).collect()
+fn limit_finding(limit: &HostLimit) -> Option<Finding> {
+    let now = limit.now()?;
+    (now < limit.wanted).then(|| Finding {
+        subject: limit.name.clone(),
+        level: FindingLevel::Warning,
+        detail: format!("{now}: bounds {}; {} is enough for a full node", limit.bounds, limit.wanted),
+        remedy: Some(format!("insula node tune --apply, or sysctl -w {}={}", limit.name, limit.wanted)),
+    })
 }
 
 fn process_row(pid: i32, ids: IdRange, ticks: u64) -> Option<ProcessRow> {

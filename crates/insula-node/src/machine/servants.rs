@@ -87,6 +87,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         layers: LayerNames::of(&Features::probe()),
         files_soft: config.defaults.files_limit,
         files_hard,
+        host_limits: crate::tune::host_limits(&config.capacity),
         log_bounds: log_bounds(config),
         ending: AtomicBool::new(false),
         mounted: Mutex::new(HashSet::new()),

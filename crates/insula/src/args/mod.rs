@@ -229,6 +229,19 @@ pub enum NodeCommand {
     Restore(NodeRestoreArgs),
     /// What this machine has, what it lacks and what that costs
     Doctor,
+    /// Limits of this machine that the configured capacity wants higher
+    Tune(NodeTuneArgs),
+}
+
+/// `insula node tune`
+#[derive(Debug, Args)]
+pub struct NodeTuneArgs {
+    /// Raise them, until the machine is started anew
+    #[arg(long)]
+    pub apply: bool,
+    /// Configuration of the node [default: as of `insula node run`]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Templates.

@@ -112,6 +112,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Reference => crate::render::print(&reference()).map(|()| 0),
         Command::Node(NodeCommand::Run(args)) => node::run(args, cli.global.socket),
         Command::Node(NodeCommand::Restore(args)) => node::restore(args, printer),
+        Command::Node(NodeCommand::Tune(args)) => node::tune(&args, printer),
         command => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
@@ -164,7 +165,7 @@ async fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure
         Command::Completions { .. }
         | Command::Man { .. }
         | Command::Reference
-        | Command::Node(NodeCommand::Run(_) | NodeCommand::Restore(_)) => Ok(0),
+        | Command::Node(NodeCommand::Run(_) | NodeCommand::Restore(_) | NodeCommand::Tune(_)) => Ok(0),
     }
 }
 

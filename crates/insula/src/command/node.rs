@@ -9,7 +9,7 @@ use insula_model::TemplateName;
 use serde::Serialize;
 
 use super::Session;
-use crate::args::{NodeRestoreArgs, NodeRunArgs};
+use crate::args::{NodeRestoreArgs, NodeRunArgs, NodeTuneArgs};
 use crate::failure::{Failure, chain};
 use crate::render::{Cell, Printer, Table, tell_failure};
 
@@ -77,6 +77,38 @@ pub(super) fn restore(args: NodeRestoreArgs, printer: Printer) -> Result<u8, Fai
         .map_err(|error| Failure::argument("node restore", chain(&error)))?;
     let containers = insula_node::restore(&config, &file).map_err(|error| Failure::Restore(Box::new(error)))?;
     told(&printer, config.name.as_str(), containers)?;
+    Ok(0)
+}
+
+/// A limit of the machine.
+#[derive(Debug, Serialize)]
+struct Tuned {
+    name: String,
+    before: u64,
+    wanted: u64,
+    after: u64,
+    bounds: &'static str,
+}
+
+/// `node tune`
+pub(super) fn tune(args: &NodeTuneArgs, printer: Printer) -> Result<u8, Failure> {
+    let config = insula_node::Config::load(args.config.as_deref(), insula_node::Overrides::default())
+        .map_err(|error| Failure::argument("node tune", chain(&error)))?;
+    let mut tuned = Vec::new();
+    for limit in insula_node::host_limits(&config.capacity) {
+        let Some(before) = limit.now() else { continue };
+        if args.apply {
+            limit.raise().map_err(|source| Failure::File { action: "write", path: limit.path(), source })?;
+        }
+        let after = limit.now().unwrap_or(before);
+        tuned.push(Tuned { wanted: limit.wanted, bounds: limit.bounds, name: limit.name, before, after });
+    }
+    let mut table = Table::new(["LIMIT", "BEFORE", "WANTED", "AFTER", "BOUNDS"]);
+    for row in &tuned {
+        let [before, wanted, after] = [row.before, row.wanted, row.after].map(|value| Cell::from(value.to_string()));
+        table.push([Cell::from(row.name.as_str()), before, wanted, after, Cell::from(row.bounds)]);
+    }
+    printer.listing(&tuned, &table)?;
     Ok(0)
 }
 
