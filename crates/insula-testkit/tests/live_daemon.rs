@@ -1,6 +1,7 @@
 //! The daemon on a real machine: killed at any moment, its servants killed, names and questions about containers.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
+use std::io::Read;
 use std::process::Stdio;
 
 use insula_testkit::{Node, eventually, program};
@@ -202,4 +203,43 @@ fn live_health_follows_what_the_check_says() {
         (node.json(["top", "web"]).as_array().unwrap().len() == 2).then_some(())
     });
     node.ok(["delete", "--force", "web"]);
+}
+
+/// The busybox image with an init of its own that does nothing.
+fn archive_with_init() -> Vec<u8> {
+    let script = "#!/bin/sh\nexec sleep 600\n";
+    let mut header = tar::Header::new_gnu();
+    let mut out = tar::Builder::new(Vec::new());
+    header.set_mode(0o755);
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Directory);
+    out.append_data(&mut header, "sbin", std::io::empty()).unwrap();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(u64::try_from(script.len()).unwrap());
+    out.append_data(&mut header, "sbin/init", script.as_bytes()).unwrap();
+    let mut whole = out.into_inner().unwrap();
+    // An archive ends with two empty blocks; the other one goes on in their place.
+    whole.truncate(whole.len() - 1_024);
+    whole.extend(insula_testkit::archive());
+    whole
+}
+
+#[test]
+fn live_who_runs_a_command_beside_an_images_own_init_learns_that_the_daemon_died() {
+    let mut node = node();
+    let path = node.directory().join("system.tar");
+    std::fs::write(&path, archive_with_init()).unwrap();
+    node.ok(["image", "import", "system@1", path.to_str().unwrap()]);
+    node.ok(["run", "-d", "--name", "system", "--init", "image", "system"]);
+    let told = node.insula(["exec", "system", "sh", "-c", "echo up; exec sleep 600"]);
+    let mut told = { told }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    told.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    node.kill_daemon();
+    let told = told.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(told.status.code(), Some(125), "{error}");
+    assert!(error.contains("the node ended before the command did"), "{error}");
+    node.start_daemon();
+    node.ok(["delete", "--force", "system"]);
 }

@@ -60,8 +60,9 @@ pub enum Happening {
 enum Watch {
     /// Process 1 of a container, and the file that its main process's end is written to.
     Process { pidfd: OwnedFd, end_file: Option<OwnedFd> },
-    /// The connection to a container's process 1 about a further process.
-    Exec(Channel),
+    /// The connection to a container's process 1 about a further process; for one that `joined` the container of an
+    /// image's own init, with this number on the host, to the node in its place.
+    Exec { channel: Channel, joined: Option<u32> },
     /// Only the node tells.
     Node,
 }
@@ -133,7 +134,7 @@ impl Session {
             Stdio::Terminal { .. } => connection.request(token, &[], &[])?,
         }
         let early = wait_for_start(&connection, &signals)?;
-        let Attached { relayed, end_file, warnings, fds } = connection.attached()?;
+        let Attached { process, relayed, end_file, warnings, fds } = connection.attached()?;
         let mut fds = fds.into_iter();
         let watch = match subject {
             // A start that went back to the last good image is followed by the node alone.
@@ -142,9 +143,11 @@ impl Session {
                 None => Watch::Node,
             },
             Subject::Exec if relayed => Watch::Node,
-            Subject::Exec => Watch::Exec(Channel::from_socket(
-                fds.next().ok_or(ForegroundError::Incomplete { what: "the connection to the container" })?,
-            )),
+            Subject::Exec => {
+                let missing = ForegroundError::Incomplete { what: "the connection to the container" };
+                let channel = Channel::from_socket(fds.next().ok_or(missing)?);
+                Watch::Exec { channel, joined: process }
+            }
         };
         // A command's children may live on with its outputs open, and nobody waits for those.
         let last_wait = if subject == Subject::Exec { Duration::ZERO } else { OUTPUT_END_WAIT };
@@ -202,7 +205,7 @@ impl Session {
     /// Passes a signal on to a further process; `false` for a container's main process, whose signals go through
     /// the API.
     pub fn forward(&self, signal: u8) -> bool {
-        if let Watch::Exec(channel) = &self.watch {
+        if let Watch::Exec { channel, .. } = &self.watch {
             // A process that is gone needs no signal; its end is about to be seen.
             let _ = channel.send(&InitRequest::Signal(signal), &[], Wait::Never);
         }
@@ -215,7 +218,7 @@ impl Session {
         let mut fds = vec![PollFd::new(&signals, PollFlags::IN), PollFd::new(&detached, PollFlags::IN)];
         let watched = match &self.watch {
             Watch::Process { pidfd, .. } => Some(pidfd.as_fd()),
-            Watch::Exec(channel) => Some(channel.as_fd()),
+            Watch::Exec { channel, .. } => Some(channel.as_fd()),
             Watch::Node => None,
         };
         let connection = self.connection.as_ref().map(AsFd::as_fd);
@@ -271,12 +274,15 @@ impl Session {
                 }
                 Ok(code)
             }
-            Watch::Exec(channel) => match channel.receive::<InitEvent>(Wait::Never) {
+            Watch::Exec { channel, joined } => match channel.receive::<InitEvent>(Wait::Never) {
                 Ok(received) => Ok(match received.message {
                     InitEvent::Ended(end) => Some(end.status.code()),
                     InitEvent::Started { .. } | InitEvent::Failed(_) => None,
                 }),
                 Err(ReceiveError::WouldBlock) => Ok(None),
+                Err(_) if let Some(process) = joined => Err(unknown(&format!(
+                    "the node ended before the command did, which goes on as process {process} of this machine"
+                ))),
                 // Process 1 is gone, and with it the kernel killed every process of the container.
                 Err(_) => Ok(Some(ExitStatus::Signaled(9).code())),
             },
