@@ -195,7 +195,7 @@ fn init_config(stage: &Stage) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let argv = [format!("/bin/{IDLER}"), "86400".to_owned()].map(CString::new).into_iter().collect::<Result<_, _>>()?;
     let rights = CapabilityRule { bounding: CapabilityMask(CAPABILITIES), ambient: CapabilityMask(0) };
     let file = stage.path("init-config");
-    std::fs::write(&file, channel::encode(&InitConfig::new(ProcessSpec::new(argv, rights))))?;
+    std::fs::write(&file, channel::encode(&InitConfig::new(Some(ProcessSpec::new(argv, rights)))))?;
     Ok(file)
 }
 

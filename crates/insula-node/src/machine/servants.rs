@@ -337,6 +337,12 @@ impl Machine {
             let started = Started { pid, cgroup: self.cgroup_of(id), follow: Vec::new(), master: None, exit };
             found.push(FoundContainer { id, started, frozen });
         }
+        // What ended between the list and our waiting for it was told to nobody.
+        for (entry, _) in self.list().await? {
+            if let ContainerCondition::Ended(end) = entry.condition {
+                self.link.exited(entry.container, exit_of(&end));
+            }
+        }
         Ok(found)
     }
 
