@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::{Boot, VmError};
-use crate::{step, workspace};
+use crate::workspace;
 
 /// First program of the machine.
 const FIRST_INIT: &str = include_str!("first-init.sh");
@@ -72,37 +72,47 @@ fn copy_programs(guest: &Path, filter: &str) -> Result<(), Box<dyn std::error::E
     let programs = guest.join("insula");
     let tests = programs.join("tests");
     fs::create_dir_all(&tests)?;
-    step::cargo("programs", &["build", "--locked", "--workspace", "--bins"])?;
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--locked", "--workspace", "--exclude=xtask", "--no-run", "--message-format=json"])
-        .current_dir(workspace::root())
-        .stderr(Stdio::inherit())
-        .output()?;
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
-        let Some(executable) = message.get("executable").and_then(Value::as_str) else { continue };
-        let is_test = message.pointer("/profile/test").and_then(Value::as_bool).unwrap_or(false);
-        if !is_test && message.pointer("/target/kind/0").and_then(Value::as_str) != Some("bin") {
-            continue;
-        }
-        if is_test && !has_tests(executable, filter)? {
-            continue;
-        }
-        let executable = Path::new(executable);
-        let Some(name) = executable.file_name() else { continue };
-        let target = if is_test { tests.join(name) } else { programs.join(name) };
-        if let Some(folder) = executable.parent().filter(|_| !is_test) {
-            link_build_folder(guest, folder)?;
-        }
-        let stripped = Command::new("objcopy").arg("--strip-debug").arg(executable).arg(&target).status()?.success();
-        if !stripped {
-            fs::copy(executable, &target)?;
+    for program in built(&["build", "--locked", "--workspace", "--bins"])? {
+        link_build_folder(guest, program.parent().unwrap_or(&program))?;
+        copy_stripped(&program, &programs)?;
+    }
+    for test in built(&["test", "--locked", "--workspace", "--exclude=xtask", "--no-run"])? {
+        if has_tests(&test, filter)? {
+            copy_stripped(&test, &tests)?;
         }
     }
     Ok(())
 }
 
-fn has_tests(program: &str, filter: &str) -> Result<bool, std::io::Error> {
+/// What this `cargo` builds: programs, or test programs when it is `cargo test`.
+fn built(arguments: &[&str]) -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .arg("--message-format=json")
+        .current_dir(workspace::root())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(VmError::NotBuilt { arguments: arguments.join(" ") }.into());
+    }
+    let wants_tests = arguments.first() == Some(&"test");
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let programs = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_test = message.pointer("/profile/test")?.as_bool()?;
+        (is_test == wants_tests).then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+    });
+    Ok(programs.collect())
+}
+
+/// Copies a program into `folder`, without its debug sections.
+fn copy_stripped(program: &Path, folder: &Path) -> Result<(), std::io::Error> {
+    let target = folder.join(program.file_name().unwrap_or_default());
+    let stripped = Command::new("objcopy").arg("--strip-debug").arg(program).arg(&target).status()?.success();
+    if stripped { Ok(()) } else { fs::copy(program, &target).map(drop) }
+}
+
+fn has_tests(program: &Path, filter: &str) -> Result<bool, std::io::Error> {
     let listed = Command::new(program).args(["--list", "--format", "terse", filter]).output()?;
     Ok(listed.stdout.split(|byte| *byte == b'\n').any(|line| line.ends_with(b": test")))
 }

@@ -39,6 +39,9 @@ pub(crate) enum VmError {
     /// A package brought no kernel or no modules.
     #[error("{} holds no {what}", folder.display())]
     Incomplete { folder: PathBuf, what: &'static str },
+    /// Cargo did not build what goes into the machine; its own output says why.
+    #[error("cargo {arguments} failed")]
+    NotBuilt { arguments: String },
     /// The machine ended without the line that says how the tests went.
     #[error("the machine ended without a result; its console is in {}", console.display())]
     NoResult { console: PathBuf },
