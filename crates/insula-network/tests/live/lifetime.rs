@@ -24,6 +24,9 @@ fn live_a_sweep_leaves_nothing_and_may_come_twice_and_late() {
     assert_eq!(world.outside.ask_tcp(HOST4, 8080).unwrap(), OUTSIDE4);
 }
 
+/// Questions of one flow before its container is said not to answer.
+const ASKED_MAX: u32 = 3;
+
 #[test]
 fn live_a_flow_that_never_pauses_follows_the_port_from_container_to_container() {
     let world = World::new("flow");
@@ -36,9 +39,10 @@ fn live_a_flow_that_never_pauses_follows_the_port_from_container_to_container() 
         for number in [2, 3] {
             let container = world.container(&network, number, &["5353:53/udp"]);
             container.netns.serve_udp(53);
-            client.send(b"?").unwrap();
             let mut answer = [0; 64];
-            let length = client.recv(&mut answer).unwrap_or_else(|error| panic!("container {number}: {error}"));
+            // The kernel lets packets into a fresh link a moment after it is up: one may be lost, a flow goes on.
+            let ask = |_| client.send(b"?").and_then(|_| client.recv(&mut answer)).ok();
+            let length = (0..ASKED_MAX).find_map(ask).unwrap_or_else(|| panic!("container {number} does not answer"));
             assert_eq!(std::str::from_utf8(&answer[..length]).unwrap(), [OUTSIDE4, OUTSIDE6][family]);
             world.sweep(&network, &container);
             client.send(b"while nobody is there").unwrap();
