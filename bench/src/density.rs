@@ -34,6 +34,14 @@ namespaces, links, routes, mounts and control groups in the kernel; those are ou
 
 pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
     println!("{NOTES}");
+    with_population(stage, measure)
+}
+
+/// Measures with containers whose names `measure` adds to its list, and deletes them however it ends.
+pub(crate) fn with_population(
+    stage: &Stage,
+    measure: impl FnOnce(&Stage, &mut Vec<String>) -> Result<Vec<Figure>, Box<dyn std::error::Error>>,
+) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
     let mut population = Vec::new();
     let outcome = measure(stage, &mut population);
     // What went wrong first is told first.
@@ -44,7 +52,7 @@ pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Erro
 }
 
 /// Deletes containers, many with one command.
-pub(crate) fn delete(stage: &Stage, names: &[String]) -> Result<(), StageError> {
+fn delete(stage: &Stage, names: &[String]) -> Result<(), StageError> {
     for some in names.chunks(50) {
         let mut arguments = vec!["delete", "--force"];
         arguments.extend(some.iter().map(String::as_str));

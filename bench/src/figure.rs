@@ -20,6 +20,12 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
+    /// A figure in milliseconds.
+    pub(crate) fn milliseconds(name: &str, ours: f64, (reference_name, reference): (&str, f64), goal: f64) -> Self {
+        let (name, reference_name) = (name.to_owned(), reference_name.to_owned());
+        Self { name, unit: "ms", ours, reference, reference_name, goal }
+    }
+
     /// Ours divided by the reference.
     pub(crate) fn ratio(&self) -> f64 {
         self.ours / self.reference

@@ -58,13 +58,8 @@ pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Erro
         }
     }
     let ours = rounds::median(ours);
-    let figure = |name: &str, reference, reference_name: &str, goal| Figure {
-        name: name.to_owned(),
-        unit: "ms",
-        ours,
-        reference,
-        reference_name: reference_name.to_owned(),
-        goal,
+    let figure = |name: &str, reference, reference_name: &str, goal| {
+        Figure::milliseconds(name, ours, (reference_name, reference), goal)
     };
     Ok(vec![
         figure("import_300_mb_tar", rounds::median(packer), "mkfs.erofs + sha256sum", PACKER_PROMISE),

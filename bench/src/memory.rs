@@ -52,13 +52,7 @@ enum MeasureError {
 
 pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
     println!("{NOTES}");
-    let mut names = Vec::new();
-    let outcome = measure(stage, &mut names);
-    // What went wrong first is told first.
-    let deleted = density::delete(stage, &names);
-    let figures = outcome?;
-    deleted?;
-    Ok(figures)
+    density::with_population(stage, measure)
 }
 
 fn measure(stage: &Stage, names: &mut Vec<String>) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {

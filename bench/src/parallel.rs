@@ -15,13 +15,7 @@ const CONTAINERS: usize = 200;
 const ONE_BY_ONE: usize = 20;
 
 pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
-    let mut names = Vec::new();
-    let outcome = measure(stage, &mut names);
-    // What went wrong first is told first.
-    let deleted = density::delete(stage, &names);
-    let figures = outcome?;
-    deleted?;
-    Ok(figures)
+    density::with_population(stage, measure)
 }
 
 fn measure(stage: &Stage, names: &mut Vec<String>) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {

@@ -53,13 +53,8 @@ pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Erro
     let [floor, ours, enter, same, plain, podman, docker] = medians[..] else {
         unreachable!("one median for each contender")
     };
-    let figure = |name: &str, reference, reference_name: &str, goal| Figure {
-        name: name.to_owned(),
-        unit: "ms",
-        ours,
-        reference,
-        reference_name: reference_name.to_owned(),
-        goal,
+    let figure = |name: &str, reference, reference_name: &str, goal| {
+        Figure::milliseconds(name, ours, (reference_name, reference), goal)
     };
     Ok(vec![
         figure("run_true_over_floor", floor, "kernel floor", FLOOR_PROMISE),
