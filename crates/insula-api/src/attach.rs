@@ -21,9 +21,10 @@
 //!   polls the connection and the pidfd. When the pidfd is readable it reads the file; when that is empty, or the
 //!   file is missing because process 1 is the image's own init, it waits for `Ended`. So a daemon that dies
 //!   meanwhile (the connection closes) does not matter.
-//! - exec (no descriptors are brought when it asks for a terminal): the connection to the container's process 1, on which `insula_plan::protocol::init::InitEvent::Ended`
-//!   will arrive and `InitRequest::Signal` may be sent, then the pty's master if it has a terminal. There is no
-//!   `Ended` on the attach connection unless `AttachAnswer::Attached::relayed` says so (images with their own init).
+//! - exec (no descriptors are brought when it asks for a terminal): the connection to the container's process 1, or to
+//!   the launcher where that is the image's own, on which `insula_plan::protocol::init::InitEvent::Ended`
+//!   (`EndedUnseen`) will arrive and `InitRequest::Signal` may be sent, then the pty's master if it has a terminal.
+//!   There is no `Ended` on the attach connection.
 //! - transfer of a file: none; the operation tells the rest.
 //!
 //! Only pipes, stream sockets and regular files are taken as standard streams; a terminal or a directory is refused
@@ -71,8 +72,6 @@ pub enum AttachAnswer {
     Attached {
         /// Host process id of what was started, when known.
         pid: Option<u32>,
-        /// Whether `Ended` follows on this connection.
-        relayed: bool,
         /// Whether the file with the main process's end is among the descriptors.
         end_file: bool,
         /// What the user should know, such as that a changed image failed and the last good one runs.

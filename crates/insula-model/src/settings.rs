@@ -52,6 +52,8 @@ settings! {
     Live "health.command" "shell command inside that exits 0 when the container is healthy";
     Live "health.deadline" "time from the start until it must be healthy: 60s";
     Live "health.interval" "time between two health checks: 5s";
+    Live "health.retries" "failures in a row that make it unhealthy: 3";
+    Live "health.timeout" "time that one health check may take: 30s";
     NextStart "hostname" "host name; the container's name when empty";
     NextStart "image" "image, or image@version, of the next start";
     NextStart "init" "who is process 1: insula, or image for the image's own init system";
@@ -245,6 +247,8 @@ impl ContainerSpec {
         let health = self.health.as_mut().ok_or(ValueError::NoHealthCommand)?;
         match key {
             "health.interval" => health.interval_ms = duration_ms(value)?.unwrap_or(HEALTH_INTERVAL_MS),
+            "health.retries" => health.retries = number(value)?,
+            "health.timeout" => health.timeout_ms = duration_ms(value)?,
             _ => health.deadline_ms = duration_ms(value)?.unwrap_or(HEALTH_DEADLINE_MS),
         }
         Ok(())
@@ -443,7 +447,7 @@ mod tests {
     }
 
     /// A value that stands for each key.
-    const EXAMPLES: [(&str, &str); 32] = [
+    const EXAMPLES: [(&str, &str); 34] = [
         ("cap.add", "NET_ADMIN,sys_nice"),
         ("cap.drop", "ALL"),
         ("cpu.limit", "1.5"),
@@ -455,6 +459,8 @@ mod tests {
         ("health.command", "curl -f localhost"),
         ("health.deadline", "90s"),
         ("health.interval", "500ms"),
+        ("health.retries", "5"),
+        ("health.timeout", "3s"),
         ("hostname", "web.example.org"),
         ("image", "debian@13"),
         ("init", "image"),
@@ -487,8 +493,8 @@ mod tests {
                 command: vec!["true".to_owned()],
                 interval_ms: 1_000,
                 deadline_ms: 1_000,
-                timeout_ms: None,
-                retries: None,
+                timeout_ms: Some(1_000),
+                retries: Some(1),
             });
             let before = changed.clone();
             changed.apply(key, value).unwrap_or_else(|error| panic!("{key}: {error:?}"));
@@ -511,12 +517,15 @@ mod tests {
         assert_eq!(spec.apply("image", "debian@13"), Ok(Effect::NextStart));
         spec.apply("health.command", "test -e /ok && true").unwrap();
         spec.apply("health.interval", "2m").unwrap();
+        spec.apply("health.timeout", "2500ms").unwrap();
+        spec.apply("health.retries", "4").unwrap();
         spec.apply("ulimit.nofile", "10:20").unwrap();
         spec.apply("label.a.b", "c=d").unwrap();
         assert_eq!(spec.resources.memory_limit, Some(Bytes::mib(256)));
         assert_eq!(spec.image.to_string(), "debian@13");
         let health = spec.health.clone().unwrap();
         assert_eq!((health.interval_ms, health.deadline_ms), (120_000, 60_000));
+        assert_eq!((health.timeout_ms, health.retries), (Some(2_500), Some(4)));
         assert_eq!(health.command, ["/bin/sh", "-c", "test -e /ok && true"]);
         assert_eq!(spec.resources.ulimits[0], Ulimit { name: "nofile".to_owned(), soft: 10, hard: 20 });
         assert_eq!(spec.labels["a.b"], "c=d");
@@ -555,6 +564,8 @@ mod tests {
             ("dns", "1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4"),
             ("ports", "80:80,80:81"),
             ("health.interval", "5s"),
+            ("health.timeout", "5s"),
+            ("health.retries", "1"),
             ("ulimit.core", "2:1"),
             ("ulimit.cores", "1"),
             ("cap.add", "NET_ADMIN,,"),
@@ -562,6 +573,25 @@ mod tests {
             let mut changed = spec();
             let error = changed.apply(key, value).unwrap_err();
             assert_eq!(changed, spec(), "{key}={value:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn times_and_counts_of_a_check_have_bounds() {
+        let mut with_check = spec();
+        with_check.apply("health.command", "true").unwrap();
+        for (key, value) in [
+            ("health.timeout", "0"),
+            ("health.timeout", "99ms"),
+            ("health.timeout", "25h"),
+            ("health.timeout", "soon"),
+            ("health.retries", "0"),
+            ("health.retries", "1001"),
+            ("health.retries", "1.5"),
+        ] {
+            let mut changed = with_check.clone();
+            let error = changed.apply(key, value).unwrap_err();
+            assert_eq!(changed, with_check, "{key}={value:?}: {error}");
         }
     }
 

@@ -29,7 +29,7 @@ pub use files::{DnsOrigin, HostsFile, ResolvConf, ResolverFiles, resolv_conf};
 pub use forwarding::{
     EnableError, ensure_forwarding, ensure_node_addresses, has_node_addresses, remove_node_addresses,
 };
-pub use links::{OwnLink, own_links};
+pub use links::{OwnLink, mend_links, own_links};
 pub use name_service::{BindNamesError, NameSockets, bind_name_sockets, is_name_socket, probe_name_service, upstreams};
 pub use node::{Inbound, LinkSteps, NETNS_SYSCTLS, NetworkConfig, NodeNetwork};
 pub use pool::{AddressPool, PoolFull, TakeAddressError};

@@ -2,9 +2,9 @@
 
 use insula_kernel::netlink::{RequestError, RouteSocket};
 use insula_model::ContainerId;
-use insula_plan::link::LinkStep;
+use insula_plan::link::{LinkStep, LinkStepError};
 
-use crate::NodeNetwork;
+use crate::{ContainerNetwork, NodeNetwork};
 
 /// A link of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,18 @@ impl OwnLink {
     pub fn sweep_step(&self) -> LinkStep {
         LinkStep::DeleteLink { name: self.name.clone() }
     }
+}
+
+/// Makes links, neighbours and routes of running containers as their starts made them: with an address of the host's go
+/// the routes that name it as their source. Idempotent; what is as it should be stays.
+///
+/// # Errors
+///
+/// The kernel refused; containers after the one it names were left as they are.
+pub fn mend_links(network: &NodeNetwork, running: &[ContainerNetwork]) -> Result<(), LinkStepError> {
+    let mut socket =
+        RouteSocket::open().map_err(|errno| LinkStepError::Socket { call: "socket(NETLINK_ROUTE)", errno })?;
+    running.iter().try_for_each(|container| network.host_link(container).mend(&mut socket))
 }
 
 /// The links of this node, by their description: links of other nodes on the same machine have the same kind of name.

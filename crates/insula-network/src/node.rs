@@ -163,7 +163,7 @@ impl NodeNetwork {
         }
     }
 
-    fn host_link(&self, container: &ContainerNetwork) -> HostLink {
+    pub(crate) fn host_link(&self, container: &ContainerNetwork) -> HostLink {
         let route = |address| HostRoute { address, source: self.source_for(address) };
         HostLink {
             name: container.id.link_name(),

@@ -207,6 +207,10 @@ impl Host for FakeHost {
         None
     }
 
+    fn end_names(&self) -> BoxFuture<'static, Result<(), Problem>> {
+        done(Ok(()))
+    }
+
     fn begin_names(&self, _: IdRange) -> BoxFuture<'static, Result<(), Problem>> {
         done(Ok(()))
     }

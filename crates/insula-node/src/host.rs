@@ -237,6 +237,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>>;
     /// The block of host ids under which guest services run, if they were started before.
     fn ids_of_guests(&self) -> Option<IdRange>;
+    /// Ends a name service that an earlier daemon began.
+    fn end_names(&self) -> BoxFuture<'static, Result<(), Problem>>;
     /// Has the name service run under the first of `ids`; containers that start from then on ask it.
     fn begin_names(&self, ids: IdRange) -> BoxFuture<'static, Result<(), Problem>>;
     /// Looks which name servers the host has now; the next [`Host::write_names`] tells the name service.

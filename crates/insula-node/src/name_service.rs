@@ -33,9 +33,15 @@ impl NameChanges {
     }
 }
 
-/// Starts the service, if the node is to have one. Without it containers ask the host's name servers.
+/// Starts the service, if the node is to have one; else ends the one of an earlier daemon. Without it containers that start
+/// from now on ask the host's name servers.
 pub(crate) async fn begin(context: &Context) {
     if !context.config.network.names {
+        let Some(ids) = context.host.ids_of_guests() else { return };
+        match context.host.end_names().await {
+            Ok(()) => end(context, context.ids.take_again(ids).ok()),
+            Err(problem) => tracing::warn!(detail = problem.detail, "end the name service, which is turned off"),
+        }
         return;
     }
     let ids = match context.host.ids_of_guests() {

@@ -355,8 +355,35 @@ impl HostLink {
             RouteRequest::SetLink { name: &name, settings: LinkSettings::up() },
         ];
         let index = socket.perform_then_find(&make, &name).map_err(refused)?;
-        let lead: Vec<_> = self.addresses.iter().flat_map(|route| self.lead(index, *route)).collect();
+        let lead = self.addresses.iter().flat_map(|route| {
+            [RouteRequest::SetNeighbour(self.neighbour(index, *route)), RouteRequest::AddRoute(way(index, *route))]
+        });
+        let lead: Vec<_> = lead.collect();
         socket.perform(&lead).map_err(refused)
+    }
+
+    /// Makes the link's settings and the way to the addresses of a running container as [`LinkStep::Connect`] made them.
+    /// Where there is no such link nothing is made: its container is gone, or about to be.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn mend(&self, socket: &mut RouteSocket) -> Result<(), LinkStepError> {
+        let refused = |cause| LinkStepError::Refused { action: format!("mend {}", self.name), cause };
+        let name = LinkName::new(self.name.as_str())?;
+        let Some(index) = socket.link_index(&name).map_err(refused)? else { return Ok(()) };
+        let mut requests = vec![
+            RouteRequest::SetLink { name: &name, settings: self.closed() },
+            RouteRequest::SetLink { name: &name, settings: LinkSettings::up() },
+        ];
+        for route in &self.addresses {
+            requests.push(RouteRequest::SetNeighbour(self.neighbour(index, *route)));
+            requests.push(RouteRequest::SetRoute(way(index, *route)));
+        }
+        match socket.perform(&requests) {
+            Err(error) if error.errno == Errno::NODEV => Ok(()),
+            done => done.map_err(refused),
+        }
     }
 
     /// Before the link is up: nothing on it is asked, answered or believed. Whoever is behind it cannot fill the
@@ -375,19 +402,14 @@ impl HostLink {
         }
     }
 
-    fn lead(&self, link: LinkIndex, route: HostRoute) -> [RouteRequest<'_>; 2] {
-        let HostRoute { address, source } = route;
-        [
-            RouteRequest::SetNeighbour(Neighbour { link, address, mac: MacAddress(self.inner_mac) }),
-            RouteRequest::AddRoute(Route {
-                destination: address,
-                prefix_bits: all_bits(address),
-                link,
-                gateway: None,
-                source: Some(source),
-            }),
-        ]
+    fn neighbour(&self, link: LinkIndex, route: HostRoute) -> Neighbour {
+        Neighbour { link, address: route.address, mac: MacAddress(self.inner_mac) }
     }
+}
+
+/// The route to a container's address.
+fn way(link: LinkIndex, HostRoute { address, source }: HostRoute) -> Route {
+    Route { destination: address, prefix_bits: all_bits(address), link, gateway: None, source: Some(source) }
 }
 
 impl InnerLink {

@@ -110,7 +110,7 @@ mod tests {
         let mut requests = vec![
             LauncherRequest::Hello { version: 1 },
             LauncherRequest::Start { container: id() },
-            LauncherRequest::Join { container: id(), process: process() },
+            LauncherRequest::Join { container: id(), process: process(), on_close: OnClose::Kill },
             LauncherRequest::Sweep { container: id() },
             LauncherRequest::MountImage { key: ImageKey("0ab".into()) },
             LauncherRequest::UnmountImage { key: ImageKey("0ab".into()) },
@@ -119,6 +119,7 @@ mod tests {
             LauncherRequest::Shutdown(ShutdownWhen::Idle),
             LauncherRequest::Upgrade,
             LauncherRequest::ListImages,
+            LauncherRequest::EndGuests,
         ];
         requests.extend(keeper_requests().into_iter().map(LauncherRequest::Keep));
         requests
@@ -137,7 +138,6 @@ mod tests {
             LauncherOutcome::Welcome { version: 1, pid: 2, running: 3 },
             LauncherOutcome::Started { process: identity, main_pid: 2 },
             LauncherOutcome::Joined { process: identity },
-            LauncherOutcome::JoinEnded(end()),
             LauncherOutcome::Done,
             LauncherOutcome::Mounted,
             LauncherOutcome::Containers { containers, more: false },
@@ -166,7 +166,7 @@ mod tests {
             SpawnFailure::Busy { limit: 256 },
             SpawnFailure::Ending,
         ];
-        let mut events = vec![InitEvent::Started { pid: 2 }, InitEvent::Ended(end())];
+        let mut events = vec![InitEvent::Started { pid: 2 }, InitEvent::Ended(end()), InitEvent::EndedUnseen];
         events.extend(spawn.into_iter().map(InitEvent::Failed));
         events
     }
@@ -197,6 +197,7 @@ mod tests {
             reads_back(&KeeperMessage::Answer { number: 1, answer });
         }
         reads_back(&KeeperMessage::Drained { container: id() });
+        reads_back(&KeeperMessage::RunsDrained { container: id() });
         init_events().iter().for_each(reads_back);
         reads_back(&InitRequest::Exec(Box::new(ExecRequest { process: process(), on_close: OnClose::Kill })));
         reads_back(&InitRequest::Signal(15));

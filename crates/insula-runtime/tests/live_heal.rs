@@ -3,15 +3,17 @@
 
 mod harness;
 
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use harness::{Node, Start, id, shell, wait_until};
+use harness::{Node, Start, id, is_gone, shell, wait_until};
 use insula_model::{ContainerId, ImageConfig};
 use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
 use insula_plan::protocol::failure::FailureKind;
-use insula_plan::protocol::keeper::{KeeperAnswer, KeeperRequest, LogBounds, LogStart, LogStream};
+use insula_plan::protocol::keeper::{KeeperAnswer, KeeperRequest, LogBounds, LogStart, LogStream, TeeSpec, WhenSlow};
 use insula_plan::protocol::launcher::{
     ContainerCondition, ImageKey, LauncherClient, LauncherError, LauncherEvent, LauncherOutcome, LauncherRequest,
 };
@@ -69,11 +71,6 @@ fn rustix_pid(pid: u32) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
-fn is_gone(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.is_empty() || stat.contains(") Z ")
-}
-
 fn launcher_program() -> std::path::PathBuf {
     let test = std::env::current_exe().unwrap();
     let beside = test.ancestors().nth(2).unwrap().to_owned();
@@ -93,10 +90,19 @@ fn new_launcher(node: &mut Node) {
 }
 
 fn keeper_pid(node: &mut Node) -> u32 {
+    ask_keeper(node).unwrap()
+}
+
+/// The keeper's process number; none of one that died before it answered.
+fn ask_keeper(node: &mut Node) -> Option<u32> {
     let hello = KeeperRequest::Hello { version: insula_plan::protocol::PROTOCOL_VERSION };
-    match node.client.call(LauncherRequest::Keep(hello), &[]).unwrap().message {
-        LauncherOutcome::Kept(KeeperAnswer::Welcome { pid, .. }) => pid,
-        other => panic!("{other:?}"),
+    match node.client.call(LauncherRequest::Keep(hello), &[]) {
+        Ok(answer) => match answer.message {
+            LauncherOutcome::Kept(KeeperAnswer::Welcome { pid, .. }) => Some(pid),
+            other => panic!("{other:?}"),
+        },
+        Err(LauncherError::Failed(failure)) if failure.kind == FailureKind::KeeperLost => None,
+        Err(error) => panic!("{error:?}"),
     }
 }
 
@@ -201,6 +207,71 @@ fn live_a_killed_keeper_is_replaced_and_the_log_goes_on() {
         node.sweep(id(number));
         node.assert_nothing_left(id(number));
     }
+}
+
+/// Bytes of a pipe that nobody has made larger.
+const PIPE_BYTES: usize = 64 * 1024;
+
+#[test]
+fn live_a_keeper_that_is_killed_after_a_containers_end_loses_one_read_of_a_slow_client_at_most() {
+    let mut node = Node::start();
+    let key = node.image();
+    // The client's pipe takes one pipe full, the keeper holds one read, and the rest stays in the container's own pipe.
+    let written = 2 * PIPE_BYTES + 4096;
+    let spec = shell(&format!("head -c {written} /dev/zero"));
+    let planned = node.plan(&key, id(61), &Start { spec: &spec, config: &ImageConfig::default(), volumes: Vec::new() });
+    let folder = std::fs::File::open(node.path("")).unwrap();
+    let (mut client, tee) = std::io::pipe().unwrap();
+    let log = LogStart {
+        container: id(61),
+        streams: vec![LogStream::Output],
+        tees: vec![TeeSpec { stream: LogStream::Output, when_slow: WhenSlow::Block }],
+        files: None,
+    };
+    let request = LauncherRequest::Keep(KeeperRequest::LogStart(log));
+    node.client.call(request, &[folder.as_fd(), planned.output.as_fd(), tee.as_fd()]).unwrap();
+    drop((planned.output, tee));
+    let op = node.carry_out(id(61), &planned.plan.encode(), planned.fds).unwrap();
+    node.client.outcome(op).unwrap();
+    assert_eq!(next_end(&mut node, id(61)).status, Some(ExitStatus::Exited(0)));
+    let remove = KeeperRequest::RemoveContainer { container: id(61) };
+    node.client.call(LauncherRequest::Keep(remove), &[]).unwrap();
+    kill(keeper_pid(&mut node));
+    wait_until("the keeper is replaced", || {
+        matches!(node.client.event().unwrap().message, LauncherEvent::KeeperRestarted)
+    });
+    let mut came = Vec::new();
+    client.read_to_end(&mut came).unwrap();
+    assert!((written - PIPE_BYTES..=written).contains(&came.len()), "{} of {written} bytes", came.len());
+    node.sweep(id(61));
+    node.assert_nothing_left(id(61));
+}
+
+#[test]
+fn live_a_keeper_that_dies_again_and_again_is_started_later_and_later_and_what_it_is_asked_waits() {
+    let mut node = Node::start();
+    let mut began = Vec::new();
+    for _ in 0..4 {
+        let keeper = keeper_pid(&mut node);
+        began.push(Instant::now());
+        kill(keeper);
+        wait_until("the keeper is replaced", || {
+            matches!(node.client.event().unwrap().message, LauncherEvent::KeeperRestarted)
+        });
+    }
+    let last = began[3].elapsed();
+    assert!(last >= Duration::from_secs(1), "the fourth one came after {last:?}");
+    let (key, name) = (node.image(), "pause");
+    start(&mut node, &key, id(62), name);
+    let dead = keeper_pid(&mut node);
+    kill(dead);
+    let asked = Instant::now();
+    wait_until("the next one answers", || ask_keeper(&mut node).is_some_and(|pid| pid != dead));
+    assert!(asked.elapsed() >= Duration::from_secs(4), "it was answered after {:?}", asked.elapsed());
+    let_go(&node, name);
+    wait_until("its output is logged", || log_text(&node, name) == "up\ngoing\n");
+    assert_eq!(next_end(&mut node, id(62)).status, Some(ExitStatus::Exited(5)));
+    node.sweep(id(62));
 }
 
 #[test]

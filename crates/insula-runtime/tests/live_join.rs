@@ -4,12 +4,15 @@
 mod harness;
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use harness::{Node, Running, Start, id, read_until, shell_process};
+use harness::{Node, Running, Start, id, is_gone, read_until, shell_process, wait_until};
 use insula_model::{ContainerId, ContainerSpec, ImageConfig, InitKind};
+use insula_plan::protocol::channel::{Channel, Wait};
+use insula_plan::protocol::facts::ProcessIdentity;
 use insula_plan::protocol::failure::FailureKind;
+use insula_plan::protocol::init::{InitEvent, InitRequest, OnClose};
 use insula_plan::protocol::launcher::{ImageKey, LauncherError, LauncherOutcome, LauncherRequest};
 use insula_plan::protocol::process::{ProcessSpec, SpawnFailure, Stdio, WindowSize};
 use insula_plan::protocol::status::ExitStatus;
@@ -41,16 +44,32 @@ fn boot(node: &mut Node, key: &ImageKey, id: ContainerId) -> Running {
 fn join(node: &mut Node, id: ContainerId, process: ProcessSpec) -> Result<(ExitStatus, String), LauncherError> {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();
-    let request = LauncherRequest::Join { container: id, process };
-    let op = node.client.send(request, &[null.as_fd(), writer.as_fd(), writer.as_fd()])?;
+    let fds = [null.as_fd(), writer.as_fd(), writer.as_fd()];
+    let (_, joined) = begin_join(node, id, (process, OnClose::Leave), &fds)?;
     drop(writer);
-    let joined = node.client.outcome(op)?;
-    assert!(matches!(joined.message, LauncherOutcome::Joined { .. }), "{:?}", joined.message);
-    assert_eq!(joined.fds.len(), 1);
+    assert_eq!(joined.len(), 1);
     let mut output = String::new();
     reader.read_to_string(&mut output).unwrap();
-    match node.client.outcome(op)?.message {
-        LauncherOutcome::JoinEnded(end) => Ok((end.status, output)),
+    Ok((end_told(&joined[0]), output))
+}
+
+/// Runs a process by joining: which it is, and what came beside that.
+fn begin_join(
+    node: &mut Node,
+    id: ContainerId,
+    (process, on_close): (ProcessSpec, OnClose),
+    fds: &[BorrowedFd<'_>],
+) -> Result<(ProcessIdentity, Vec<OwnedFd>), LauncherError> {
+    let joined = node.client.call(LauncherRequest::Join { container: id, process, on_close }, fds)?;
+    let LauncherOutcome::Joined { process } = joined.message else { panic!("{:?}", joined.message) };
+    Ok((process, joined.fds))
+}
+
+/// How a process ended, as its connection tells.
+fn end_told(connection: &OwnedFd) -> ExitStatus {
+    let channel = Channel::from_socket(connection.try_clone().unwrap());
+    match channel.receive::<InitEvent>(Wait::Forever).unwrap().message {
+        InitEvent::Ended(end) => end.status,
         other => panic!("{other:?}"),
     }
 }
@@ -84,9 +103,8 @@ fn live_t11_a_joined_process_is_in_every_namespace_and_group_and_holds_nothing_o
     let (mut node, key) = node_with_init();
     let running = boot(&mut node, &key, id(2));
     let null = std::fs::File::open("/dev/null").unwrap();
-    let request = LauncherRequest::Join { container: id(2), process: shell_process("sleep 1000") };
-    let op = node.client.send(request, &[null.as_fd(); 3]).unwrap();
-    let LauncherOutcome::Joined { process } = node.client.outcome(op).unwrap().message else { panic!("not joined") };
+    let sleep = (shell_process("sleep 1000"), OnClose::Leave);
+    let (process, _) = begin_join(&mut node, id(2), sleep, &[null.as_fd(); 3]).unwrap();
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
         let space = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
         assert_eq!(space(process.pid), space(running.process.pid), "{kind}");
@@ -109,12 +127,9 @@ fn live_a_joined_process_may_have_a_terminal_and_a_missing_program_is_said_to_be
     let running = boot(&mut node, &key, id(3));
     let mut process = shell_process("test -t 0 && echo a terminal; exit 4");
     process.stdio = Stdio::Terminal(WindowSize::DEFAULT);
-    let op = node.client.send(LauncherRequest::Join { container: id(3), process }, &[]).unwrap();
-    let joined = node.client.outcome(op).unwrap();
-    let fds: Vec<OwnedFd> = joined.fds;
+    let (_, fds) = begin_join(&mut node, id(3), (process, OnClose::Leave), &[]).unwrap();
     assert!(read_until(&fds[1], "a terminal").contains("a terminal"));
-    let LauncherOutcome::JoinEnded(ended) = node.client.outcome(op).unwrap().message else { panic!("no end") };
-    assert_eq!(ended.status, ExitStatus::Exited(4));
+    assert_eq!(end_told(&fds[0]), ExitStatus::Exited(4));
     let mut missing = shell_process("");
     missing.argv = vec![c"nowhere".to_owned()];
     let Err(LauncherError::Failed(failure)) = join(&mut node, id(3), missing) else { panic!("it ran") };
@@ -127,13 +142,38 @@ fn live_a_joined_process_ends_with_its_container_and_an_ended_one_is_not_joined(
     let (mut node, key) = node_with_init();
     let running = boot(&mut node, &key, id(4));
     let null = std::fs::File::open("/dev/null").unwrap();
-    let request = LauncherRequest::Join { container: id(4), process: shell_process("sleep 1000") };
-    let op = node.client.send(request, &[null.as_fd(); 3]).unwrap();
-    node.client.outcome(op).unwrap();
+    let sleep = (shell_process("sleep 1000"), OnClose::Leave);
+    let (_, joined) = begin_join(&mut node, id(4), sleep, &[null.as_fd(); 3]).unwrap();
     tell_to_end(&running);
-    let LauncherOutcome::JoinEnded(ended) = node.client.outcome(op).unwrap().message else { panic!("no end") };
-    assert_eq!(ended.status, ExitStatus::Signaled(9));
+    assert_eq!(end_told(&joined[0]), ExitStatus::Signaled(9));
     assert_eq!(node.end_of(id(4)).status, Some(ExitStatus::Exited(3)));
     let Err(LauncherError::Failed(failure)) = join(&mut node, id(4), shell_process("true")) else { panic!("it ran") };
     assert_eq!(failure.kind, FailureKind::Unknown);
+}
+
+#[test]
+fn live_a_joined_process_gets_signals_over_its_connection_and_is_left_or_ended_as_asked_when_that_closes() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(5));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let sleep = |on_close| (shell_process("sleep 1000 & wait"), on_close);
+    let (_, told) = begin_join(&mut node, id(5), sleep(OnClose::Leave), &[null.as_fd(); 3]).unwrap();
+    Channel::from_socket(told[0].try_clone().unwrap()).send(&InitRequest::Signal(15), &[], Wait::Never).unwrap();
+    assert_eq!(end_told(&told[0]), ExitStatus::Signaled(15));
+
+    let (left, connection) = begin_join(&mut node, id(5), sleep(OnClose::Leave), &[null.as_fd(); 3]).unwrap();
+    drop(connection);
+    let (killed, connection) = begin_join(&mut node, id(5), sleep(OnClose::Kill), &[null.as_fd(); 3]).unwrap();
+    let mut child = None;
+    wait_until("it has a child", || {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", killed.pid)).unwrap();
+        child = children.split_whitespace().next().map(|pid| pid.parse().unwrap());
+        child.is_some()
+    });
+    drop(connection);
+    // Reaped, not only ended; and what it had started ends with it.
+    wait_until("it is gone", || killed.open().is_none());
+    wait_until("its child is gone", || is_gone(child.unwrap()));
+    assert!(left.open().is_some());
+    end(&mut node, id(5), &running);
 }

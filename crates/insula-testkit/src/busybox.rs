@@ -11,8 +11,10 @@ use crate::programs::program;
 /// Name and version of the image that [`crate::Node::import_busybox`] makes.
 pub const BUSYBOX: &str = "busybox@1";
 
-const DIRECTORIES: [&str; 15] =
-    ["bin", "data", "dev", "etc", "home", "proc", "root", "run", "srv", "sw", "sys", "tmp", "usr", "usr/bin", "var"];
+const DIRECTORIES: [&str; 16] = [
+    "bin", "data", "dev", "etc", "home", "proc", "root", "run", "sbin", "srv", "sw", "sys", "tmp", "usr", "usr/bin",
+    "var",
+];
 
 const FILES: [(&str, &str); 6] = [
     (
@@ -33,7 +35,12 @@ const FILES: [(&str, &str); 6] = [
 /// There is no busybox on this machine, or the probe is not built.
 pub fn archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
-    ARCHIVE.get_or_init(|| build(&busybox(), &program("insula-probe")))
+    ARCHIVE.get_or_init(|| build(&busybox(), &program("insula-probe"), None))
+}
+
+/// The image with an init of its own: a shell script.
+pub(crate) fn archive_with_init(script: &str) -> Vec<u8> {
+    build(&busybox(), &program("insula-probe"), Some(script))
 }
 
 fn busybox() -> PathBuf {
@@ -41,7 +48,7 @@ fn busybox() -> PathBuf {
     places.into_iter().find(|path| path.is_file()).expect("busybox is missing; run: apt-get install busybox-static")
 }
 
-fn build(busybox: &Path, probe: &Path) -> Vec<u8> {
+fn build(busybox: &Path, probe: &Path, init: Option<&str>) -> Vec<u8> {
     let mut archive = Builder::new(Vec::new());
     for directory in DIRECTORIES {
         let mode = if directory == "tmp" { 0o1777 } else { 0o755 };
@@ -53,6 +60,9 @@ fn build(busybox: &Path, probe: &Path) -> Vec<u8> {
     };
     file("bin/busybox", &std::fs::read(busybox).unwrap(), 0o755);
     file("bin/insula-probe", &std::fs::read(probe).unwrap(), 0o755);
+    if let Some(script) = init {
+        file("sbin/init", format!("#!/bin/sh\n{script}\n").as_bytes(), 0o755);
+    }
     FILES.iter().for_each(|(path, content)| file(path, content.as_bytes(), 0o644));
     for applet in applets(busybox) {
         archive.append_link(&mut header(EntryType::Symlink, 0, 0o777), format!("bin/{applet}"), "busybox").unwrap();
@@ -84,13 +94,13 @@ mod tests {
     #[test]
     fn the_archive_has_a_shell_and_a_user() {
         // Any file does as a probe here.
-        let archive = build(&busybox(), Path::new("/etc/hostname"));
+        let archive = build(&busybox(), Path::new("/etc/hostname"), Some("true"));
         let names: Vec<String> = tar::Archive::new(&archive[..])
             .entries()
             .unwrap()
             .map(|entry| entry.unwrap().path().unwrap().to_string_lossy().into_owned())
             .collect();
-        for name in ["bin/sh", "bin/busybox", "etc/passwd", "bin/insula-probe"] {
+        for name in ["bin/sh", "bin/busybox", "etc/passwd", "bin/insula-probe", "sbin/init"] {
             assert!(names.iter().any(|found| found == name), "{name}");
         }
     }

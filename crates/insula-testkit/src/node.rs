@@ -13,7 +13,7 @@ use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::busybox::{BUSYBOX, archive};
+use crate::busybox::{BUSYBOX, archive, archive_with_init};
 use crate::finished::{Finished, run_bounded, wait_bounded};
 use crate::host::{Leftovers, Owned};
 use crate::programs::{program, require_root};
@@ -69,11 +69,19 @@ impl Node {
         let notify = UnixDatagram::bind(directory.join("notify.sock")).unwrap();
         notify.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut node = Self { owned: Owned { name, directory }, daemon: None, notify };
-        let mut config = String::from("log = \"debug\"\n");
-        config.push_str(&options.config);
-        std::fs::write(node.owned.directory.join("node.toml"), config).unwrap();
+        node.configure(options);
         node.start_daemon();
         node
+    }
+
+    /// Writes its configuration, for the next start of its daemon.
+    ///
+    /// # Panics
+    ///
+    /// The file cannot be written.
+    pub fn configure(&self, options: &NodeOptions) {
+        let config = format!("log = \"debug\"\n{}", options.config);
+        std::fs::write(self.owned.directory.join("node.toml"), config).unwrap();
     }
 
     /// Its name.
@@ -294,6 +302,17 @@ impl Node {
             std::fs::write(&path, archive()).unwrap();
         }
         let _ = self.ok([OsStr::new("image"), OsStr::new("import"), OsStr::new(BUSYBOX), path.as_os_str()]);
+    }
+
+    /// Imports `system@1`: the small image with an init of its own, which is this shell script.
+    ///
+    /// # Panics
+    ///
+    /// The import failed.
+    pub fn import_system(&self, init: &str) {
+        let path = self.owned.directory.join("system.tar");
+        std::fs::write(&path, archive_with_init(init)).unwrap();
+        let _ = self.ok([OsStr::new("image"), OsStr::new("import"), OsStr::new("system@1"), path.as_os_str()]);
     }
 
     /// What the probe sees in a running container.

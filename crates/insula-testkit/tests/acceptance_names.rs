@@ -324,3 +324,25 @@ fn live_who_asks_for_other_servers_gets_them_and_a_node_without_the_service_has_
     let off = node.ok(["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).stdout;
     assert!(!off.contains("insula") && node.servant("insula-guest").is_none(), "{off}");
 }
+
+#[test]
+fn live_a_service_that_is_turned_off_ends_though_containers_run_and_begins_again_when_it_is_turned_on() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]);
+    let is_there = |node: &Node| node.servant("insula-guest").is_some();
+    for names in [false, true, false] {
+        node.kill_daemon();
+        node.configure(&NodeOptions { config: format!("[network]\nnames = {names}\n") });
+        node.start_daemon();
+        eventually(&format!("names = {names} counts"), || (is_there(&node) == names).then_some(()));
+        let asked = node.ok(["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).stdout;
+        assert_eq!(asked.contains("search insula"), names, "{asked}");
+    }
+    // And not by a launcher that begins anew, either.
+    let launcher = node.servant("insula-launcher").unwrap();
+    rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
+    eventually("the next launcher starts containers", || {
+        (node.run(["run", "--rm", "busybox", "true"]).code == 0).then_some(())
+    });
+    assert!(!is_there(&node));
+}

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use insula_testkit::{Node, PATIENCE, ProbeReport, archive, eventually, run_bounded};
+use insula_testkit::{Node, PATIENCE, ProbeReport, eventually, run_bounded};
 
 /// Kinds of namespaces that every container has of its own.
 const OWN_KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -217,32 +217,14 @@ fn live_t01_root_with_the_right_to_trace_reaches_no_process_1() {
     }
 }
 
-/// The small image with an init of its own that takes hold of every process that appears.
-fn archive_with_hunter() -> Vec<u8> {
-    let mut out = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    let script = "#!/bin/sh\n/bin/insula-probe hunt >/tmp/seen; mv /tmp/seen /tmp/done; while :; do sleep 1000; done\n";
-    header.set_mode(0o755);
-    header.set_size(0);
-    header.set_entry_type(tar::EntryType::Directory);
-    out.append_data(&mut header, "sbin", std::io::empty()).unwrap();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_size(u64::try_from(script.len()).unwrap());
-    out.append_data(&mut header, "sbin/init", script.as_bytes()).unwrap();
-    let mut whole = out.into_inner().unwrap();
-    // An archive ends with two empty blocks; the other one goes on in their place.
-    whole.truncate(whole.len() - 1_024);
-    whole.extend(archive());
-    whole
-}
+/// An init that takes hold of every process that appears.
+const HUNTER: &str = "/bin/insula-probe hunt >/tmp/seen; mv /tmp/seen /tmp/done; while :; do sleep 1000; done";
 
 #[test]
 fn live_t11_no_process_that_joins_is_held_before_it_is_a_program_of_the_image() {
     let node = Node::start();
-    let path = node.directory().join("hunter.tar");
-    std::fs::write(&path, archive_with_hunter()).unwrap();
-    node.ok(["image", "import", "hunter@1", path.to_str().unwrap()]);
-    node.ok(["run", "-d", "--name", "c", "--cap-add", "SYS_PTRACE", "--init", "image", "hunter"]);
+    node.import_system(HUNTER);
+    node.ok(["run", "-d", "--name", "c", "--cap-add", "SYS_PTRACE", "--init", "image", "system"]);
     for _ in 0..50 {
         node.ok(["exec", "c", "sh", "-c", "true; true"]);
     }

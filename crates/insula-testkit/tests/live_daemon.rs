@@ -2,10 +2,10 @@
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use std::io::Read;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use insula_testkit::{Node, eventually, program};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn node() -> Node {
     let node = Node::start();
@@ -162,7 +162,7 @@ fn live_a_daemon_has_a_launcher_of_another_build_become_its_own() {
     let first = node.servant("insula-launcher").unwrap();
     kill_process(first, Signal::KILL).unwrap();
     eventually("the launcher is gone", || node.servant("insula-launcher").is_none().then_some(()));
-    let began = std::process::Command::new(old.join("insula-launcher")).arg(node.run_dir()).status().unwrap();
+    let began = Command::new(old.join("insula-launcher")).arg(node.run_dir()).status().unwrap();
     assert!(began.success());
     let launcher = node.servant("insula-launcher").unwrap();
     let runs = || std::fs::read_link(format!("/proc/{}/exe", launcher.as_raw_nonzero())).unwrap();
@@ -205,41 +205,95 @@ fn live_health_follows_what_the_check_says() {
     node.ok(["delete", "--force", "web"]);
 }
 
-/// The busybox image with an init of its own that does nothing.
-fn archive_with_init() -> Vec<u8> {
-    let script = "#!/bin/sh\nexec sleep 600\n";
-    let mut header = tar::Header::new_gnu();
-    let mut out = tar::Builder::new(Vec::new());
-    header.set_mode(0o755);
-    header.set_size(0);
-    header.set_entry_type(tar::EntryType::Directory);
-    out.append_data(&mut header, "sbin", std::io::empty()).unwrap();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_size(u64::try_from(script.len()).unwrap());
-    out.append_data(&mut header, "sbin/init", script.as_bytes()).unwrap();
-    let mut whole = out.into_inner().unwrap();
-    // An archive ends with two empty blocks; the other one goes on in their place.
-    whole.truncate(whole.len() - 1_024);
-    whole.extend(insula_testkit::archive());
-    whole
+/// A node with `system`, a container of the image's own init.
+fn node_with_system() -> Node {
+    let node = node();
+    node.import_system("exec sleep 1000");
+    node.ok(["run", "-d", "--name", "system", "--init", "image", "system"]);
+    node
+}
+
+/// A command in `system` that says `up`, and ends with 9 when its file is there.
+fn waiting_command(node: &Node, file: &str) -> Child {
+    let script = format!("echo up; while ! [ -e /tmp/{file} ]; do sleep 0.02; done; exit 9");
+    let command = node.insula(["exec", "system", "sh", "-c", &script]).stdout(Stdio::piped()).spawn();
+    let mut command = command.unwrap();
+    command.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    command
 }
 
 #[test]
-fn live_who_runs_a_command_beside_an_images_own_init_learns_that_the_daemon_died() {
-    let mut node = node();
-    let path = node.directory().join("system.tar");
-    std::fs::write(&path, archive_with_init()).unwrap();
-    node.ok(["image", "import", "system@1", path.to_str().unwrap()]);
-    node.ok(["run", "-d", "--name", "system", "--init", "image", "system"]);
-    let told = node.insula(["exec", "system", "sh", "-c", "echo up; exec sleep 600"]);
-    let mut told = { told }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut up = [0; 3];
-    told.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+fn live_a_command_beside_an_images_own_init_outlives_daemon_and_launcher_with_its_exit_code() {
+    let mut node = node_with_system();
+    let [mut first, mut second] = ["first", "second"].map(|file| waiting_command(&node, file));
     node.kill_daemon();
-    let told = told.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert_eq!(told.status.code(), Some(125), "{error}");
-    assert!(error.contains("the node ended before the command did"), "{error}");
+    let launcher = node.servant("insula-launcher").unwrap();
+    kill_process(launcher, Signal::KILL).unwrap();
+    eventually("the launcher is gone", || node.servant("insula-launcher").is_none().then_some(()));
     node.start_daemon();
+    // The new launcher enters it as the one before did, and has taken over what that one had begun.
+    node.ok(["exec", "system", "touch", "/tmp/first"]);
+    let told = first.wait().unwrap().code();
+    assert_eq!(told, Some(if kernel_remembers() { 9 } else { 125 }));
+    kill_process(Pid::from_child(&second), Signal::TERM).unwrap();
+    let told = second.wait().unwrap().code();
+    assert_eq!(told, Some(if kernel_remembers() { 143 } else { 125 }), "a signal goes on to the command");
     node.ok(["delete", "--force", "system"]);
+}
+
+/// Whether a pidfd remembers the end of its process (Linux 6.15).
+fn kernel_remembers() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 15)
+}
+
+#[test]
+fn live_a_check_that_runs_out_of_time_is_ended_whoever_is_process_1() {
+    let node = node();
+    node.import_system("exec sleep 1000");
+    for (name, options) in [("system", &["--init", "image", "system"][..]), ("plain", &["busybox", "sleep", "1000"])] {
+        let check = "sleep 900; true";
+        let health =
+            ["--health-cmd", check, "--health-timeout", "0.2", "--health-interval", "0.1", "--health-retries", "1"];
+        node.ok([&["run", "-d", "--name", name, "--health-start-period", "0.1"][..], &health, options].concat());
+        let found = format!("{name} is unhealthy");
+        eventually(&found, || (node.show(name)["health"] == "unhealthy").then_some(()));
+        // One may be under way, with its shell and its child; those before it are gone.
+        let checks = || {
+            let listed = node.json(["top", name]);
+            listed.as_array().unwrap().iter().filter(|process| process.to_string().contains("sleep 900")).count()
+        };
+        for _ in 0..10 {
+            let now = checks();
+            assert!(now <= 2, "{name}: {now} processes of checks");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn live_running_containers_are_reached_again_after_the_nodes_address_was_lost() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    let address = node.show("web")["address"].as_str().unwrap().to_owned();
+    let ip = |words: &[&str]| {
+        let output = Command::new("ip").args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let way = || ip(&["route", "show", &address]);
+    let before = way();
+    let own = before.split_ascii_whitespace().skip_while(|word| *word != "src").nth(1).unwrap();
+    let lose = || {
+        ip(&["address", "delete", &format!("{own}/32"), "dev", "lo"]);
+        assert_ne!(way(), before);
+    };
+    lose();
+    node.kill_daemon();
+    node.start_daemon();
+    assert_eq!(way(), before, "the daemon's start makes it again");
+    lose();
+    node.ok(["run", "--rm", "busybox", "true"]);
+    assert_eq!(way(), before, "the start of another container makes it again");
 }

@@ -64,6 +64,8 @@ pub(super) struct ContainerLog {
     files: Option<LogFiles>,
     /// Which run pipes and tees that are added now belong to; those of an earlier one are over.
     run: u32,
+    /// Whether runs that are over still have something to write or copy, as was told last.
+    finishing: bool,
     streams: [Option<Stream>; STREAMS_MAX],
     tees: [Option<Tee>; TEES_MAX],
     flushes: Vec<PendingFlush>,
@@ -103,6 +105,7 @@ impl ContainerLog {
             bounds: start.files,
             files,
             run: 0,
+            finishing: false,
             streams: Default::default(),
             tees: Default::default(),
             flushes: Vec::new(),
@@ -170,6 +173,14 @@ impl ContainerLog {
     /// The run is over: what is in its pipes is all there is, whoever may hold them open.
     pub(super) fn finish_run(&mut self) {
         self.run = self.run.saturating_add(1);
+        self.finishing = true;
+    }
+
+    /// Whether the last of the runs that are over came to its end since the last call.
+    pub(super) fn take_runs_drained(&mut self) -> bool {
+        let goes_on = self.streams.iter().flatten().any(|stream| stream.run != self.run)
+            || self.tees.iter().flatten().any(|tee| tee.run != self.run);
+        !goes_on && std::mem::take(&mut self.finishing)
     }
 
     /// Reads a pipe of a run that is over until it is empty, or a tee must be waited for.

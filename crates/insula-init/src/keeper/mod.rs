@@ -428,6 +428,7 @@ impl Keeper {
         let result = act(log, &mut bench);
         log.settle(&mut bench, now);
         let mut flushed = log.take_flushed();
+        let drained = log.take_runs_drained().then(|| log.container());
         if log.is_over()
             && let Some(Kept::Log(log)) = self.kept.remove(&number)
         {
@@ -435,6 +436,8 @@ impl Keeper {
             self.logs.remove(&container);
             flushed.extend(log.end(now));
             self.tell_all(&KeeperMessage::Drained { container });
+        } else if let Some(container) = drained {
+            self.tell_all(&KeeperMessage::RunsDrained { container });
         }
         self.answer_flushed(flushed);
         Some(result)

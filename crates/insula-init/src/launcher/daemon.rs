@@ -24,13 +24,6 @@ pub(crate) struct Asker {
     pub(crate) op: OpId,
 }
 
-impl Asker {
-    /// Whether both are of one connection.
-    pub(crate) fn is_of(self, other: Self) -> bool {
-        self.generation == other.generation
-    }
-}
-
 impl Daemon {
     /// The connection's socket, if there is one.
     pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -22,11 +22,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, s
 
 use super::Launcher;
 use super::keeper_link::KeeperLink;
-
-/// Pauses before a service that died soon is started again; the last one for ever.
-const PAUSES_MS: [u64; 6] = [0, 50, 200, 1_000, 5_000, 10_000];
-/// One that lived this long did not die of its start.
-const GOOD_LIFE: Duration = Duration::from_secs(10);
+use super::respawn::Respawn;
 
 /// The service, or that there is to be one.
 #[derive(Debug)]
@@ -34,67 +30,54 @@ pub(crate) struct Guest {
     program: PathBuf,
     run_dir: PathBuf,
     wanted: Option<GuestFact>,
-    running: Option<(Pid, Instant)>,
-    /// Deaths in a row after short lives.
-    deaths: usize,
-    /// When it is to be started again.
-    due: Option<Instant>,
+    running: Option<Pid>,
+    respawn: Respawn,
 }
 
 impl Guest {
     /// A service that is wanted if the fact says so, and is due at once.
     pub(crate) fn new((program, run_dir): (PathBuf, PathBuf), wanted: Option<GuestFact>, now: Instant) -> Self {
-        Self { program, run_dir, wanted, running: None, deaths: 0, due: wanted.map(|_| now) }
+        let mut guest = Self { program, run_dir, wanted, running: None, respawn: Respawn::default() };
+        guest.revive(now);
+        guest
     }
 
     /// How long the loop may wait before the service is due.
     pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
-        self.due.map(|due| due.saturating_duration_since(now))
+        self.respawn.pause(now)
     }
 
     /// Whether `pid` was the service; then it is due again.
     pub(crate) fn ended(&mut self, pid: Pid, now: Instant) -> bool {
-        let Some((_, since)) = self.running.take_if(|(running, _)| *running == pid) else { return false };
-        let lived_well = now.saturating_duration_since(since) >= GOOD_LIFE;
-        self.deaths = if lived_well { 0 } else { self.deaths + 1 };
-        self.due = self.wanted.map(|_| now + self.next_pause());
+        if self.running.take_if(|running| *running == pid).is_none() {
+            return false;
+        }
+        self.respawn.died(now);
         true
-    }
-
-    fn next_pause(&self) -> Duration {
-        let place = self.deaths.saturating_sub(1).min(PAUSES_MS.len() - 1);
-        Duration::from_millis(PAUSES_MS[place])
     }
 
     /// Starts it if it is due. What cannot be started now is tried again later.
     pub(crate) fn start_if_due(&mut self, keeper: &KeeperLink, now: Instant) {
-        let Some(wanted) = self.wanted.filter(|_| self.due.is_some_and(|due| due <= now)) else { return };
+        let Some(wanted) = self.wanted.filter(|_| self.respawn.is_due(now)) else { return };
         match self.spawn(wanted, keeper) {
             Ok(pid) => {
-                self.running = Some((pid, now));
-                self.due = None;
+                self.running = Some(pid);
+                self.respawn.began(now);
             }
-            Err(_) => {
-                self.deaths += 1;
-                self.due = Some(now + self.next_pause());
-            }
+            Err(_) => self.respawn.died(now),
         }
     }
 
     /// From now on it is wanted as `fact` says; one that runs is replaced.
     fn want(&mut self, fact: GuestFact, now: Instant) {
         self.wanted = Some(fact);
-        self.deaths = 0;
-        match self.running {
-            // Its end makes the next one due.
-            Some(_) => self.kill(),
-            None => self.due = Some(now),
-        }
+        self.end();
+        self.respawn.request(now);
     }
 
     /// Ends the one that runs, if one does; its end is heard of later.
     fn kill(&self) {
-        if let Some((pid, _)) = self.running {
+        if let Some(pid) = self.running {
             // It is our child and was not waited for, so the number is its own.
             kill_process(pid, Signal::KILL).unwrap_or_default();
         }
@@ -103,16 +86,18 @@ impl Guest {
     /// Ends the one that runs and waits until it is gone. None is due.
     pub(crate) fn end(&mut self) {
         self.kill();
-        if let Some((pid, _)) = self.running.take() {
+        if let Some(pid) = self.running.take() {
             // It cannot put it off: it has no file to wait for, and the signal cannot be held back.
             rustix::process::waitpid(Some(pid), WaitOptions::empty()).map(drop).unwrap_or_default();
         }
-        self.due = None;
+        self.respawn.withdraw();
     }
 
     /// The wanted one is due: this launcher stays after all.
     pub(crate) fn revive(&mut self, now: Instant) {
-        self.due = self.wanted.map(|_| now);
+        if self.wanted.is_some() {
+            self.respawn.request(now);
+        }
     }
 }
 
@@ -129,6 +114,13 @@ impl Launcher {
             .map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
         self.guest.want(fact, Instant::now());
         Ok(LauncherOutcome::Done)
+    }
+
+    /// Runs the services no more.
+    pub(crate) fn end_guests(&mut self) {
+        self.guest.wanted = None;
+        self.guest.end();
+        facts::remove(&self.run.guest_fact()).unwrap_or_default();
     }
 }
 
@@ -176,33 +168,11 @@ impl Guest {
 mod tests {
     use super::*;
 
-    fn guest(now: Instant) -> Guest {
-        Guest::new(("/nowhere/insula-guest".into(), "/nowhere".into()), Some(GuestFact { id: 7 }), now)
-    }
-
-    #[test]
-    fn one_that_dies_again_and_again_waits_longer_and_longer() {
-        let now = Instant::now();
-        let (mut guest, pid) = (guest(now), Pid::from_raw(4_000_000).unwrap());
-        assert_eq!(guest.pause(now), Some(Duration::ZERO));
-        let pauses: Vec<u64> = (0..8)
-            .map(|_| {
-                guest.running = Some((pid, now));
-                assert!(guest.ended(pid, now));
-                u64::try_from(guest.pause(now).unwrap().as_millis()).unwrap()
-            })
-            .collect();
-        assert_eq!(pauses, [0, 50, 200, 1_000, 5_000, 10_000, 10_000, 10_000]);
-        guest.running = Some((pid, now));
-        assert!(guest.ended(pid, now + GOOD_LIFE));
-        assert_eq!(guest.pause(now + GOOD_LIFE), Some(Duration::ZERO));
-    }
-
     #[test]
     fn another_child_is_not_the_service() {
         let now = Instant::now();
-        let mut guest = guest(now);
-        guest.running = Some((Pid::from_raw(4_000_000).unwrap(), now));
+        let mut guest = Guest::new(("/nowhere".into(), "/nowhere".into()), Some(GuestFact { id: 7 }), now);
+        guest.running = Pid::from_raw(4_000_000);
         assert!(!guest.ended(Pid::from_raw(4_000_001).unwrap(), now));
         assert!(guest.running.is_some());
     }

@@ -9,10 +9,9 @@
 //!         <──────────────────────────── SIGCHLD (subreaper) ─────┘
 //! ```
 //!
-//! The worker lives until the launcher has seen the process, so that its number cannot change hands in between. How
-//! the process ended is told to the daemon that asked, and to no other: whoever comes later has its pidfd only.
+//! The worker lives until the launcher has seen the process, so that its number cannot change hands in between. What
+//! becomes of the process then is in `joined.rs`.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use insula_kernel::fork::exit_now;
@@ -21,19 +20,16 @@ use insula_plan::join;
 use insula_plan::plan::Join;
 use insula_plan::protocol::ContainerId;
 use insula_plan::protocol::channel::{Channel, Wait};
-use insula_plan::protocol::facts::{self, ProcessIdentity};
+use insula_plan::protocol::facts;
 use insula_plan::protocol::failure::{Failure, FailureKind};
-use insula_plan::protocol::launcher::LauncherOutcome;
+use insula_plan::protocol::init::{EXEC_CONNECTIONS_MAX, OnClose};
 use insula_plan::protocol::process::{ProcessSpec, SpawnFailure};
-use insula_plan::protocol::status::{End, ExitStatus, WallTime};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitStatus};
 
 use super::Launcher;
 use super::containers::Phase;
 use super::daemon::Asker;
-use super::upgrade::Joiner;
 use super::worker::{Report, Task};
 use crate::spawn::{self, Spawning};
 
@@ -51,23 +47,8 @@ pub(crate) struct JoinWork {
     pub(crate) process: ProcessSpec,
     /// Its standard streams, or none for a terminal.
     pub(crate) streams: Vec<OwnedFd>,
-}
-
-/// Processes that joined and run, and who wants to hear of their end.
-#[derive(Debug, Default)]
-pub(crate) struct Joined(BTreeMap<i32, Asker>);
-
-impl Joined {
-    /// The end of this child is to be told to who asked.
-    pub(crate) fn expect(&mut self, pid: i32, asker: Asker) {
-        self.0.insert(pid, asker);
-    }
-
-    /// Children whose end the connection of `asker` waits for.
-    pub(crate) fn waiting_for(&self, asker: Asker) -> Vec<Joiner> {
-        let same = self.0.iter().filter(|(_, other)| other.is_of(asker));
-        same.map(|(&pid, other)| Joiner { pid, op: other.op }).collect()
-    }
+    /// What the end of its connection means for it.
+    pub(crate) on_close: OnClose,
 }
 
 impl Launcher {
@@ -79,11 +60,16 @@ impl Launcher {
         let Some(Phase::Running(running)) = container.map(|container| &container.phase) else {
             return Err(unknown("the container does not run"));
         };
+        if self.joined.are_too_many(work.container) {
+            let limit = u32::try_from(EXEC_CONNECTIONS_MAX).unwrap_or(u32::MAX);
+            return Err(not_spawned(SpawnFailure::Busy { limit }));
+        }
         let process_1 = rustix::io::fcntl_dupfd_cloexec(&running.pidfd, 0).map_err(kernel)?;
         let join = facts::read::<Join>(&self.run.join_fact(work.container))
             .map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?
             .ok_or_else(|| unknown("process 1 of the container takes requests itself; nothing joins it"))?;
-        let spawned = self.workers.spawn(&self.poller, (Task::Join, asker), |report| {
+        let task = Task::Join { container: work.container, on_close: work.on_close };
+        let spawned = self.workers.spawn(&self.poller, (task, asker), |report| {
             let kept: Vec<BorrowedFd<'_>> =
                 [report.as_fd(), process_1.as_fd()].into_iter().chain(work.streams.iter().map(AsFd::as_fd)).collect();
             // From here on the handles above are void, and the new table is all there is.
@@ -91,28 +77,6 @@ impl Launcher {
             become_joiner(&join, &work.process, kept)
         });
         spawned.map_err(kernel)
-    }
-
-    /// A worker has made a process in a container. The worker still waits, so the process is there to be looked at.
-    pub(crate) fn joined(&mut self, asker: Asker, number: u32, fds: &[OwnedFd]) {
-        let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
-        let found = pid.and_then(|pid| ProcessIdentity::of(pid).map(|process| (pid, process)));
-        let Some((pid, process)) = found else {
-            self.answer(asker, Err(Failure::new(FailureKind::WorkerLost, "the joined process was lost")));
-            return;
-        };
-        self.joined.expect(pid.as_raw_nonzero().get(), asker);
-        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        self.daemon.answer(asker, LauncherOutcome::Joined { process }, &fds);
-    }
-
-    /// Whether the child that ended had joined a container; who asked for it is told.
-    pub(crate) fn joined_ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
-        let Some(asker) = self.joined.0.remove(&pid.as_raw_nonzero().get()) else { return false };
-        if let Some(status) = ExitStatus::from_wait(status) {
-            self.answer(asker, Ok(LauncherOutcome::JoinEnded(End { status, at: WallTime::now() })));
-        }
-        true
     }
 }
 

@@ -9,11 +9,13 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use insula_kernel::fork::{Fork, exit_now, fork};
 use insula_kernel::{execute, fd_table};
 use insula_plan::protocol::channel::{self, Channel, ConnectError, ReceiveError, Received, SendError, Wait};
 use insula_plan::protocol::keeper::{FdName, KeeperAnswer, KeeperCall, KeeperMessage, KeeperRequest};
+use insula_plan::protocol::launcher::WAITING_MAX;
 use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::{ContainerId, PROTOCOL_VERSION, can_succeed};
 use rustix::fs::{Mode, OFlags};
@@ -23,6 +25,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::daemon::Asker;
 use super::mirror::Mirror;
+use super::respawn::Respawn;
 
 /// The keeper is not there as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +79,11 @@ pub(crate) struct KeeperLink {
     socket: PathBuf,
     mirror: Mirror,
     pending: HashMap<u64, Pending>,
-    /// Logs that ended while an answer was waited for.
-    drained: VecDeque<ContainerId>,
+    /// Calls that wait for the next keeper.
+    held: VecDeque<Pending>,
+    respawn: Respawn,
+    /// What it said while an answer was waited for.
+    said: VecDeque<KeeperMessage>,
     last_number: u64,
 }
 
@@ -117,10 +123,22 @@ impl KeeperLink {
     fn welcome(channel: Channel, program: PathBuf, socket: PathBuf) -> Result<Self, KeeperLinkError> {
         let pending = HashMap::new();
         let mirror = Mirror::default();
-        let drained = VecDeque::new();
-        let version = PROTOCOL_VERSION;
-        let mut link =
-            Self { channel, pid: Pid::INIT, version, program, socket, mirror, pending, drained, last_number: 0 };
+        let (held, said) = (VecDeque::new(), VecDeque::new());
+        let mut respawn = Respawn::default();
+        respawn.began(Instant::now());
+        let mut link = Self {
+            channel,
+            pid: Pid::INIT,
+            version: PROTOCOL_VERSION,
+            program,
+            socket,
+            mirror,
+            pending,
+            held,
+            respawn,
+            said,
+            last_number: 0,
+        };
         link.greet()?;
         Ok(link)
     }
@@ -174,7 +192,7 @@ impl KeeperLink {
                     return Ok(Received { message: answer, fds });
                 }
                 KeeperMessage::Answer { .. } => return Err(KeeperLinkError::NotWelcome),
-                KeeperMessage::Drained { container } => self.drained.push_back(container),
+                message => self.said.push_back(message),
             }
         }
     }
@@ -204,6 +222,11 @@ impl KeeperLink {
         self.mirror.stored(name)
     }
 
+    /// Everything that the keeper stores under a name.
+    pub(crate) fn all_stored(&self) -> impl Iterator<Item = (&FdName, BorrowedFd<'_>)> {
+        self.mirror.all_stored()
+    }
+
     /// Goes to the mount namespace that the keeper has stayed in.
     pub(crate) fn enter_mount_namespace(&self) -> Result<(), KeeperLinkError> {
         let kernel = |call| move |errno| KeeperLinkError::Kernel { call, errno };
@@ -211,18 +234,25 @@ impl KeeperLink {
         move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::MOUNT).map_err(kernel("setns(mount)"))
     }
 
-    /// Passes a request on; its answer is heard later.
+    /// Passes a request on; its answer is heard later. Between two keepers it waits for the next one.
     ///
     /// # Errors
     ///
-    /// The keeper is gone, or does not read: then it waits for its disk, and nothing of ours waits for it. What was to
-    /// be passed on is lost.
+    /// The keeper does not read: then it waits for its disk, and nothing of ours waits for it. Or too much waits for the
+    /// next one. What was to be passed on is lost.
     pub(crate) fn pass_on(
         &mut self,
         request: KeeperRequest,
         fds: Vec<OwnedFd>,
         asker: Option<Asker>,
     ) -> Result<(), SendError> {
+        if self.is_gone() {
+            if self.held.len() >= WAITING_MAX {
+                return Err(SendError::WouldBlock);
+            }
+            self.held.push_back(Pending { asker, request, fds });
+            return Ok(());
+        }
         self.last_number += 1;
         let number = self.last_number;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -234,12 +264,19 @@ impl KeeperLink {
 
     /// The next thing it says; an error is its death.
     pub(crate) fn hear(&mut self) -> Result<Heard, ReceiveError> {
-        if let Some(container) = self.drained.pop_front() {
-            return Ok(self.log_ended(container));
-        }
-        let Received { message, fds } = self.channel.receive::<KeeperMessage>(Wait::Never)?;
+        let Received { message, fds } = match self.said.pop_front() {
+            Some(message) => Received { message, fds: Vec::new() },
+            None => self.channel.receive(Wait::Never)?,
+        };
         match message {
-            KeeperMessage::Drained { container } => Ok(self.log_ended(container)),
+            KeeperMessage::Drained { container } => {
+                self.mirror.log_ended(container);
+                Ok(Heard::Drained(container))
+            }
+            KeeperMessage::RunsDrained { container } => {
+                self.mirror.runs_ended(container);
+                Ok(Heard::Nothing)
+            }
             KeeperMessage::Answer { number, answer } => {
                 let Some(pending) = self.pending.remove(&number) else { return Ok(Heard::Nothing) };
                 if !matches!(answer, KeeperAnswer::Failed(_)) {
@@ -250,31 +287,64 @@ impl KeeperLink {
         }
     }
 
-    fn log_ended(&mut self, container: ContainerId) -> Heard {
-        self.mirror.log_ended(container);
-        Heard::Drained(container)
-    }
-
     /// Puts a new keeper in the place of a dead one and gives it everything.
     pub(crate) fn replace(&mut self) -> Result<(), KeeperLinkError> {
         spawn(&self.program, &self.socket)?;
         self.channel = Channel::connect(&self.socket).map_err(KeeperLinkError::Socket)?;
         self.greet()?;
-        let mirror = std::mem::take(&mut self.mirror);
-        let given = mirror.requests().try_for_each(|(request, fds)| self.ask(request, &fds).map(drop));
+        self.said.clear();
+        let mut mirror = std::mem::take(&mut self.mirror);
+        let mut given = mirror.over_requests().try_for_each(|(request, fds)| self.ask(request, &fds).map(drop));
+        // Up to here it knows of no other runs.
+        for message in self.said.drain(..) {
+            if let KeeperMessage::Drained { container } = message {
+                mirror.runs_ended(container);
+            }
+        }
+        if given.is_ok() {
+            given = mirror.requests().try_for_each(|(request, fds)| self.ask(request, &fds).map(drop));
+        }
         // What it does not take (a log directory that is gone) is not kept by it; the mirror tries again next time.
         self.mirror = mirror;
-        given
+        given?;
+        self.respawn.began(Instant::now());
+        Ok(())
     }
 
-    /// Those who still wait for an answer of a keeper that died.
-    pub(crate) fn take_askers(&mut self) -> Vec<Asker> {
-        self.pending.drain().filter_map(|(_, pending)| pending.asker).collect()
+    /// It died, or no other could be started. Those who asked it, or waited for the next one, are to be told.
+    pub(crate) fn died(&mut self, now: Instant) -> Vec<Asker> {
+        self.respawn.died(now);
+        let asked = self.pending.drain().map(|(_, pending)| pending);
+        asked.chain(self.held.drain(..)).filter_map(|pending| pending.asker).collect()
     }
 
-    /// Whether answers are missing.
+    /// Asks a new keeper what waited for it; those whose request it did not take.
+    pub(crate) fn ask_held(&mut self) -> Vec<Asker> {
+        let held = std::mem::take(&mut self.held);
+        let asked = held
+            .into_iter()
+            .filter_map(|Pending { asker, request, fds }| self.pass_on(request, fds, asker).err().and(asker));
+        asked.collect()
+    }
+
+    /// Whether the last one died and there is no other yet.
+    fn is_gone(&self) -> bool {
+        self.respawn.pause(Instant::now()).is_some()
+    }
+
+    /// Whether another one is to be started now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.respawn.is_due(now)
+    }
+
+    /// How long the loop may wait before another one is due.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.respawn.pause(now)
+    }
+
+    /// Whether answers are missing, or the keeper is.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || self.is_gone()
     }
 
     /// Tells it to end.

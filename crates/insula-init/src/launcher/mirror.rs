@@ -1,6 +1,7 @@
 //! What the keeper keeps, once more: copies of its descriptors, so that either of the two may die.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use insula_plan::protocol::ContainerId;
@@ -16,6 +17,8 @@ const TEES_MAX: usize = 16;
 pub(crate) struct Mirror {
     stored: BTreeMap<FdName, OwnedFd>,
     logs: BTreeMap<ContainerId, MirroredLog>,
+    /// Logs of runs that are over, until the keeper says that all of them was written and copied.
+    over: BTreeMap<ContainerId, MirroredLog>,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,12 @@ impl Mirror {
             KeeperRequest::RemoveContainer { container } => {
                 let front = format!("{container}/");
                 self.stored.retain(|name, _| !name.as_str().starts_with(&front));
-                self.logs.remove(&container);
+                if let Some(log) = self.logs.remove(&container) {
+                    match self.over.entry(container) {
+                        Entry::Vacant(place) => drop(place.insert(log)),
+                        Entry::Occupied(before) => before.into_mut().extend(log),
+                    }
+                }
             }
             KeeperRequest::LogStart(log) => self.start_log(&log, fds),
             KeeperRequest::Tee { container, tee } => {
@@ -55,9 +63,15 @@ impl Mirror {
         }
     }
 
-    /// The keeper keeps this log no more.
+    /// The keeper keeps this log no more, of whatever run.
     pub(crate) fn log_ended(&mut self, container: ContainerId) {
         self.logs.remove(&container);
+        self.over.remove(&container);
+    }
+
+    /// The keeper has nothing more of the runs that are over.
+    pub(crate) fn runs_ended(&mut self, container: ContainerId) {
+        self.over.remove(&container);
     }
 
     /// A stored descriptor.
@@ -65,7 +79,19 @@ impl Mirror {
         self.stored.get(name).map(AsFd::as_fd)
     }
 
-    /// The requests that give a new keeper everything, with their descriptors.
+    /// All stored descriptors.
+    pub(crate) fn all_stored(&self) -> impl Iterator<Item = (&FdName, BorrowedFd<'_>)> {
+        self.stored.iter().map(|(name, fd)| (name, fd.as_fd()))
+    }
+
+    /// The requests that give a new keeper the runs that are over, with their descriptors. They come before all others.
+    pub(crate) fn over_requests(&self) -> impl Iterator<Item = (KeeperRequest, Vec<BorrowedFd<'_>>)> {
+        self.over.iter().flat_map(|(&container, log)| {
+            [log.request(container), (KeeperRequest::RemoveContainer { container }, Vec::new())]
+        })
+    }
+
+    /// The requests that give it everything else.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (KeeperRequest, Vec<BorrowedFd<'_>>)> {
         let puts = self.stored.iter().map(|(name, fd)| (KeeperRequest::Put { name: name.clone() }, vec![fd.as_fd()]));
         puts.chain(self.logs.iter().map(|(&container, log)| log.request(container)))
@@ -80,7 +106,7 @@ impl Mirror {
             streams: Vec::new(),
             tees: Vec::new(),
         });
-        // A log that is there goes on, as it does in the keeper; pipes of a run before that one are at their end.
+        // A log that is there goes on, as it does in the keeper.
         log.streams.extend(start.streams.iter().copied().zip(fds.by_ref()));
         for (&tee, fd) in start.tees.iter().zip(fds) {
             log.add_tee(tee, fd);
@@ -89,6 +115,11 @@ impl Mirror {
 }
 
 impl MirroredLog {
+    fn extend(&mut self, other: Self) {
+        self.streams.extend(other.streams);
+        other.tees.into_iter().for_each(|(tee, fd)| self.add_tee(tee, fd));
+    }
+
     fn add_tee(&mut self, tee: TeeSpec, fd: OwnedFd) {
         self.tees.retain(|(_, fd)| has_reader(fd));
         if self.tees.len() == TEES_MAX {
@@ -155,5 +186,9 @@ mod tests {
         mirror.follow(KeeperRequest::RemoveContainer { container: id() }, Vec::new());
         assert_eq!(mirror.requests().map(|(request, _)| request).collect::<Vec<_>>(), [put(&other).0]);
         assert!(mirror.stored(&other).is_some() && mirror.stored(&pty).is_none());
+        let over: Vec<_> = mirror.over_requests().map(|(request, _)| request).collect();
+        assert_eq!(over, [KeeperRequest::LogStart(both), KeeperRequest::RemoveContainer { container: id() }]);
+        mirror.runs_ended(id());
+        assert_eq!(mirror.over_requests().count(), 0);
     }
 }

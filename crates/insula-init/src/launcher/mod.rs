@@ -17,10 +17,12 @@ mod daemon;
 mod guest;
 mod images;
 mod join;
+mod joined;
 mod keeper_link;
 mod mirror;
 mod prune;
 mod requests;
+mod respawn;
 mod upgrade;
 mod worker;
 
@@ -45,11 +47,11 @@ use daemon::Daemon;
 use guest::Guest;
 use images::{ImageMounts, MountImageError};
 use insula_kernel::poller::{Interest, Poller, Ready};
-use join::Joined;
+use joined::Joined;
 use keeper_link::{KeeperLink, KeeperLinkError};
 use requests::Waiting;
 pub use upgrade::RESUME_ARGUMENT;
-use upgrade::{Joiner, Resumed};
+use upgrade::Resumed;
 use worker::Workers;
 
 /// Tokens of the fixed descriptors; what comes and goes is numbered above these.
@@ -63,6 +65,8 @@ const FIRST_WORKER: u64 = 1 << 32;
 const FIRST_STATUS: u64 = 2 << 32;
 /// Containers' pidfds, of those that are not our children: this and their number.
 const FIRST_PIDFD: u64 = 3 << 32;
+/// Connections and pidfds of joined processes: this and twice their number, and one more.
+const FIRST_JOINED: u64 = 4 << 32;
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -120,8 +124,6 @@ pub(crate) struct Launcher {
     init_program: OwnedFd,
     daemon: Daemon,
     keeper: KeeperLink,
-    /// Whether the last one died and no other could be started.
-    keeper_lost: bool,
     guest: Guest,
     images: ImageMounts,
     containers: Containers,
@@ -155,7 +157,7 @@ impl Launcher {
         let signals = SignalFd::block_all().map_err(kernel("signalfd"))?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(kernel("prctl(subreaper)"))?;
         let (lock, listener, taken_over) = match resumed {
-            Some(Resumed { listener, lock, daemon, op, joined }) => (lock, Some(listener), Some((daemon, op, joined))),
+            Some(Resumed { listener, lock, daemon, op }) => (lock, Some(listener), Some((daemon, op))),
             None => (take_lock(&run)?, None, None),
         };
         let keeper = reach_keeper(&run, &config.programs)?;
@@ -171,6 +173,7 @@ impl Launcher {
         add(listener.as_fd(), LISTENER)?;
         add(keeper.as_fd(), KEEPER)?;
         let containers = Containers::adopt(&run, &poller, &keeper);
+        let joined = Joined::adopt(&keeper, &poller);
         // A fact that cannot be read was not written; the next daemon says anew what is wanted.
         let wanted = facts::read(&run.guest_fact()).ok().flatten();
         let guest = Guest::new((config.programs.join("insula-guest"), run.path().to_owned()), wanted, Instant::now());
@@ -183,28 +186,24 @@ impl Launcher {
             init_program,
             daemon: Daemon::default(),
             keeper,
-            keeper_lost: false,
             guest,
             images,
             containers,
             workers: Workers::default(),
-            joined: Joined::default(),
+            joined,
             waiting: VecDeque::new(),
             ending: false,
         };
-        if let Some((daemon, op, joined)) = taken_over {
-            launcher.take_over(daemon, op, &joined);
+        if let Some((daemon, op)) = taken_over {
+            launcher.take_over(daemon, op);
         }
         Ok(launcher)
     }
 
     /// Goes on for the daemon of the program before.
-    fn take_over(&mut self, daemon: Option<Channel>, op: OpId, joined: &[Joiner]) {
+    fn take_over(&mut self, daemon: Option<Channel>, op: OpId) {
         if let Some(daemon) = daemon {
             self.daemon.replace(daemon, &self.poller);
-        }
-        for joiner in joined {
-            self.joined.expect(joiner.pid, self.daemon.asker(joiner.op));
         }
         self.answer(self.daemon.asker(op), Ok(LauncherOutcome::Done));
     }
@@ -219,8 +218,11 @@ impl Launcher {
         // Children of the program before may have ended unseen.
         self.reap();
         loop {
+            self.start_keeper_if_due(Instant::now());
             self.guest.start_if_due(&self.keeper, Instant::now());
-            self.poller.wait(self.guest.pause(Instant::now()), &mut ready)?;
+            let now = Instant::now();
+            let pauses = [self.keeper.pause(now), self.guest.pause(now)];
+            self.poller.wait(pauses.into_iter().flatten().min(), &mut ready)?;
             for Ready { token } in std::mem::take(&mut ready) {
                 if self.dispatch(token) == Flow::End {
                     return Ok(());
@@ -235,6 +237,7 @@ impl Launcher {
             LISTENER => self.accept(),
             DAEMON => return self.daemon_ready(),
             KEEPER => self.keeper_ready(),
+            FIRST_JOINED.. => self.joined_ready(token - FIRST_JOINED),
             FIRST_PIDFD.. => self.stranger_ended(token - FIRST_PIDFD),
             FIRST_STATUS.. => self.status_ready(token - FIRST_STATUS),
             FIRST_WORKER.. => self.worker_ready(token - FIRST_WORKER),

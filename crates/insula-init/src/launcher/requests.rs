@@ -1,6 +1,7 @@
 //! What the daemon asks, and what becomes of it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use insula_kernel::pidfd_info::{ProcessEnd, process_end};
 use insula_plan::plan::{PLAN_BYTES_MAX, Plan};
@@ -95,8 +96,8 @@ impl Launcher {
                 return self.queue(asker, work);
             }
             LauncherRequest::Sweep { container } => return self.queue(asker, sweep_work(container, fds)),
-            LauncherRequest::Join { container, process } => {
-                let work = JoinWork { container, process, streams: fds };
+            LauncherRequest::Join { container, process, on_close } => {
+                let work = JoinWork { container, process, streams: fds, on_close };
                 return self.queue(asker, Ok(Work::Join(Box::new(work))));
             }
             LauncherRequest::MountImage { key } => self.mount_image(&key, &fds),
@@ -104,8 +105,7 @@ impl Launcher {
                 let unmounted = self.images.unmount(&key).map(|()| LauncherOutcome::Done);
                 unmounted.map_err(|error| Failure::from_error(FailureKind::Kernel, &error))
             }
-            // A keeper that could not be started when its place became free may be now.
-            LauncherRequest::Keep(request) => match self.pass_on(request, fds, asker) {
+            LauncherRequest::Keep(request) => match self.keeper.pass_on(request, fds, Some(asker)) {
                 Ok(()) => return Flow::Go,
                 Err(error @ SendError::WouldBlock) => Err(Failure::from_error(FailureKind::Busy, &error)),
                 Err(error) => Err(Failure::from_error(FailureKind::KeeperLost, &error)),
@@ -117,17 +117,14 @@ impl Launcher {
             LauncherRequest::ListImages => Ok(LauncherOutcome::Images { keys: self.images.keys() }),
             LauncherRequest::Shutdown(when) => return self.shut_down(asker, when),
             LauncherRequest::ServeGuests(fact) => self.serve_guests(fact),
+            LauncherRequest::EndGuests => {
+                self.end_guests();
+                Ok(LauncherOutcome::Done)
+            }
             LauncherRequest::Upgrade => Err(self.upgrade(asker, fds.first())),
         };
         self.answer(asker, outcome);
         Flow::Go
-    }
-
-    fn pass_on(&mut self, request: KeeperRequest, fds: Vec<OwnedFd>, asker: Asker) -> Result<(), SendError> {
-        if self.keeper_lost {
-            self.replace_keeper();
-        }
-        self.keeper.pass_on(request, fds, Some(asker))
     }
 
     fn welcome(&self) -> LauncherOutcome {
@@ -168,8 +165,7 @@ impl Launcher {
         self.ending = true;
         self.answer(asker, Ok(LauncherOutcome::Done));
         self.keeper.shut_down();
-        self.guest.end();
-        facts::remove(&self.run.guest_fact()).unwrap_or_default();
+        self.end_guests();
         Flow::End
     }
 
@@ -323,11 +319,13 @@ impl Launcher {
                 self.answer(asker, Ok(LauncherOutcome::Done));
             }
             (Task::Sweep { .. }, Report::Failed(failure)) => self.answer(asker, Err(failure)),
-            (Task::Join, Report::Joined(number)) => self.joined(asker, number, &fds),
-            (Task::Join, Report::Failed(failure)) => self.answer(asker, Err(failure)),
+            (Task::Join { container, on_close }, Report::Joined(number)) => {
+                self.joined(asker, (container, on_close), (number, fds));
+            }
+            (Task::Join { .. }, Report::Failed(failure)) => self.answer(asker, Err(failure)),
             (Task::Start { .. }, Report::Swept | Report::Joined(_))
             | (Task::Sweep { .. }, Report::Started { .. } | Report::Joined(_))
-            | (Task::Join, Report::Started { .. } | Report::Swept) => {}
+            | (Task::Join { .. }, Report::Started { .. } | Report::Swept) => {}
         }
         self.employ();
     }
@@ -411,7 +409,8 @@ impl Launcher {
                 }
             }
             // Its end is read from the exit fact, when process 1 itself has ended.
-            Ok(Received { message: InitEvent::Ended(_), .. }) | Err(ReceiveError::WouldBlock) => {}
+            Ok(Received { message: InitEvent::Ended(_) | InitEvent::EndedUnseen, .. })
+            | Err(ReceiveError::WouldBlock) => {}
             Err(_) => {
                 if let Some(status) = running.status.take() {
                     self.poller.remove(&status);
@@ -475,20 +474,33 @@ impl Launcher {
                 Ok(Heard::Drained(container)) => self.daemon.tell(&LauncherEvent::LogDrained { container }, &[]),
                 Ok(Heard::Nothing) => {}
                 Err(ReceiveError::WouldBlock) => return,
-                Err(_) => return self.replace_keeper(),
+                Err(_) => {
+                    self.poller.remove(&self.keeper);
+                    let askers = self.keeper.died(Instant::now());
+                    return self.refuse(askers, "the keeper died before it answered");
+                }
             }
         }
     }
 
-    fn replace_keeper(&mut self) {
-        self.poller.remove(&self.keeper);
-        for asker in self.keeper.take_askers() {
-            self.answer(asker, Err(Failure::new(FailureKind::KeeperLost, "the keeper died before it answered")));
+    /// Puts another keeper in the place of one that died, if it is time. What it was to be asked meanwhile it is asked.
+    pub(crate) fn start_keeper_if_due(&mut self, now: Instant) {
+        if !self.keeper.is_due(now) {
+            return;
         }
-        let replaced = self.keeper.replace();
-        self.keeper_lost = replaced.is_err() || self.poller.add(&self.keeper, KEEPER, Interest::Read).is_err();
-        if !self.keeper_lost {
-            self.daemon.tell(&LauncherEvent::KeeperRestarted, &[]);
+        let replaced = self.keeper.replace().is_ok() && self.poller.add(&self.keeper, KEEPER, Interest::Read).is_ok();
+        if !replaced {
+            let askers = self.keeper.died(now);
+            return self.refuse(askers, "the keeper died, and no other could be started");
+        }
+        self.daemon.tell(&LauncherEvent::KeeperRestarted, &[]);
+        let askers = self.keeper.ask_held();
+        self.refuse(askers, "the keeper died again");
+    }
+
+    fn refuse(&self, askers: Vec<Asker>, why: &str) {
+        for asker in askers {
+            self.answer(asker, Err(Failure::new(FailureKind::KeeperLost, why)));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The process stays what it is: parent of the containers, in its mount namespace, listening. The new program takes over
 //! as after a crash (facts, the keeper's copies), and besides what a crash would cost is handed to it in a sealed
-//! memfd: the listener, the lock, the daemon's connection, and who waits for the end of joined processes.
+//! memfd: the listener, the lock and the daemon's connection.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -42,18 +42,6 @@ struct State {
     /// The upgrade itself, which the new program answers.
     #[n(4)]
     op: OpId,
-    #[n(5)]
-    joined: Vec<Joiner>,
-}
-
-/// A joined process and the operation that waits for its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct Joiner {
-    #[n(0)]
-    pub(crate) pid: i32,
-    #[n(1)]
-    pub(crate) op: OpId,
 }
 
 /// What a launcher that takes over in place begins with.
@@ -63,7 +51,6 @@ pub(crate) struct Resumed {
     pub(crate) lock: OwnedFd,
     pub(crate) daemon: Option<Channel>,
     pub(crate) op: OpId,
-    pub(crate) joined: Vec<Joiner>,
 }
 
 /// What a launcher of this or an older version handed over.
@@ -86,7 +73,6 @@ impl Resumed {
             lock: take(state.lock)?,
             daemon: state.daemon.map(take).transpose()?.map(Channel::from_socket),
             op: state.op,
-            joined: state.joined,
         })
     }
 }
@@ -122,7 +108,6 @@ impl Launcher {
             lock: self.lock.as_raw_fd(),
             daemon: self.daemon.as_fd().map(|fd| fd.as_raw_fd()),
             op: asker.op,
-            joined: self.joined.waiting_for(asker),
         };
         let memory = sealed::data("insula-launcher", &channel::encode(&state)).map_err(|error| failed(&error))?;
         let number = memory.as_raw_fd().to_string();
@@ -144,8 +129,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_by_this_or_an_older_build_reads_back() {
-        let joined = vec![Joiner { pid: 7, op: OpId(8) }];
-        let mut state = State { version: 1, listener: 3, lock: 4, daemon: Some(5), op: OpId(6), joined };
+        let mut state = State { version: 1, listener: 3, lock: 4, daemon: Some(5), op: OpId(6) };
         for (version, is_read) in [(0, false), (1, true), (PROTOCOL_VERSION, true), (PROTOCOL_VERSION + 1, false)] {
             state.version = version;
             assert_eq!(decode(&channel::encode(&state)).is_some_and(|read| read == state), is_read, "{version}");

@@ -10,6 +10,7 @@ use insula_plan::protocol::ContainerId;
 use insula_plan::protocol::channel::{Channel, Received, Wait};
 use insula_plan::protocol::facts::ProcessIdentity;
 use insula_plan::protocol::failure::{Failure, FailureKind};
+use insula_plan::protocol::init::OnClose;
 use insula_plan::slot::Slots;
 use insula_plan::sweep::{self, SweepPlan};
 use minicbor::{Decode, Encode};
@@ -80,7 +81,12 @@ pub(crate) enum Task {
         container: ContainerId,
     },
     /// Running a process in a container by joining it.
-    Join,
+    Join {
+        /// Which.
+        container: ContainerId,
+        /// What the end of its connection means for the process.
+        on_close: OnClose,
+    },
 }
 
 /// A worker that is at its task.

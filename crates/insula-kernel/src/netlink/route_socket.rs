@@ -45,6 +45,8 @@ pub enum RouteRequest<'a> {
     RemoveAddress(InterfaceAddress),
     /// Adds a route.
     AddRoute(Route),
+    /// Adds a route, or replaces the one to the same destination.
+    SetRoute(Route),
     /// Takes one away; `ESRCH` if it is not there.
     RemoveRoute(Route),
     /// Adds or replaces a permanent neighbour.
@@ -62,6 +64,7 @@ impl RouteRequest<'_> {
             Self::AddAddress(address) => frame(RTM_NEWADDR, make, &address.message()),
             Self::RemoveAddress(address) => frame(RTM_DELADDR, 0, &address.message()),
             Self::AddRoute(route) => frame(RTM_NEWROUTE, make, &route.message()),
+            Self::SetRoute(route) => frame(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route.message()),
             Self::RemoveRoute(route) => frame(RTM_DELROUTE, 0, &route.message()),
             Self::SetNeighbour(neighbour) => frame(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &neighbour.message()),
         }

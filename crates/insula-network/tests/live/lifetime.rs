@@ -69,6 +69,37 @@ fn live_a_node_owns_an_address_that_a_killed_one_left_and_makes_a_lost_one_again
 }
 
 #[test]
+fn live_a_node_whose_addresses_were_lost_reaches_its_containers_again() {
+    let world = World::new("mended");
+    let network = world.node("n1", 1, Inbound::Routed);
+    let containers = [2, 3].map(|number| world.container(&network, number, &[]));
+    containers.iter().for_each(|container| container.netns.serve_tcp(80));
+    // One that is gone is no obstacle.
+    let gone = world.container(&network, 4, &[]);
+    world.sweep(&network, &gone);
+    let look = || world.host.run(&["ip", "route"]) + &world.host.run(&["ip", "-6", "route", "show", "proto", "static"]);
+    let before = look();
+    assert!(before.contains(&format!("{} dev", containers[0].ipv4())), "{before}");
+    world.host.enter(|| insula_network::remove_node_addresses(&network).unwrap());
+    assert_ne!(look(), before);
+    let name = &containers[1].description.id.link_name();
+    world.host.run(&["ip", "neighbour", "delete", &containers[1].ipv4(), "dev", name]);
+    world.host.run(&["ip", "link", "set", name, "down"]);
+    let running: Vec<_> = containers.iter().chain([&gone]).map(|container| container.description.clone()).collect();
+    world.host.enter(|| {
+        insula_network::ensure_node_addresses(&network).unwrap();
+        insula_network::mend_links(&network, &running).unwrap();
+        insula_network::mend_links(&network, &running).unwrap();
+    });
+    assert_eq!(look(), before);
+    for container in &containers {
+        for (address, from) in container.both().iter().zip(network.own_addresses()) {
+            assert_eq!(world.host.ask_tcp(address, 80).unwrap(), from.to_string(), "asked from {address}");
+        }
+    }
+}
+
+#[test]
 fn live_a_table_made_anew_keeps_what_runs() {
     let world = World::new("anew");
     let network = world.node("n1", 1, Inbound::Routed);

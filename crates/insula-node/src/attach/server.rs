@@ -200,7 +200,7 @@ async fn start(
             let mut fds = attachment.follow;
             fds.extend(attachment.master);
             let pid = Some(attachment.pid);
-            let answer = AttachAnswer::Attached { pid, relayed: true, end_file, warnings: Vec::new() };
+            let answer = AttachAnswer::Attached { pid, end_file, warnings: Vec::new() };
             packet::send(socket, &answer, &fds).await?;
             drop(fds);
             relay_end(socket, &handle, before.starts + 1).await
@@ -211,7 +211,7 @@ async fn start(
                 _ => Vec::new(),
             };
             let pid = handle.snapshot().facts.pid;
-            let answer = AttachAnswer::Attached { pid, relayed: true, end_file: false, warnings };
+            let answer = AttachAnswer::Attached { pid, end_file: false, warnings };
             packet::send(socket, &answer, &[]).await?;
             relay_end(socket, &handle, before.starts + 1).await
         }
@@ -242,7 +242,7 @@ async fn attach(
             let mut fds = onlooker.follow;
             fds.extend(onlooker.input);
             let pid = handle.snapshot().facts.pid;
-            let answer = AttachAnswer::Attached { pid, relayed: true, end_file, warnings: onlooker.warnings };
+            let answer = AttachAnswer::Attached { pid, end_file, warnings: onlooker.warnings };
             packet::send(socket, &answer, &fds).await?;
             drop(fds);
             relay_end(socket, &handle, starts).await
@@ -295,7 +295,7 @@ async fn exec(
     let started = context.host.exec(order).await?;
     let mut fds = vec![started.status];
     fds.extend(started.master);
-    Ok((AttachAnswer::Attached { pid: started.pid, relayed: false, end_file: false, warnings: Vec::new() }, fds))
+    Ok((AttachAnswer::Attached { pid: started.pid, end_file: false, warnings: Vec::new() }, fds))
 }
 
 fn transfer(
@@ -304,5 +304,5 @@ fn transfer(
 ) -> Result<(AttachAnswer, Vec<OwnedFd>), Problem> {
     let file = given.file.ok_or_else(|| Problem::new(ProblemCode::Invalid, "attach request brings no file"))?;
     sender.send(file).map_err(|_| Problem::new(ProblemCode::Cancelled, "the operation has ended meanwhile"))?;
-    Ok((AttachAnswer::Attached { pid: None, relayed: false, end_file: false, warnings: Vec::new() }, Vec::new()))
+    Ok((AttachAnswer::Attached { pid: None, end_file: false, warnings: Vec::new() }, Vec::new()))
 }

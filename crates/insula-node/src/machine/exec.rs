@@ -34,7 +34,7 @@ impl Machine {
         let (process, streams) = process_of(&order, &info)?;
         let id = order.id;
         if is_full_init(&order.spec, &info.config) {
-            return self.join(id, process, streams).await;
+            return self.join(id, process, streams, OnClose::Leave).await;
         }
         let (running, status) = self.run_through_init(id, process, streams, OnClose::Leave).await?;
         Ok(StartedExec { pid: None, status, master: running.terminal })
@@ -46,9 +46,8 @@ impl Machine {
         let (process, streams) = process_of(&order, &info)?;
         let ended = |error| Problem::new(ProblemCode::StartFailed, format!("the command's end was not seen: {error}"));
         if is_full_init(&order.spec, &info.config) {
-            let started = self.join(order.id, process, streams).await?;
-            let channel = Channel::from_socket(started.status);
-            return end_of(&channel).await.map_err(ended);
+            let started = self.join(order.id, process, streams, OnClose::Kill).await?;
+            return end_of(&Channel::from_socket(started.status)).await.map_err(ended);
         }
         let (_running, status) = self.run_through_init(order.id, process, streams, OnClose::Kill).await?;
         end_of(&Channel::from_socket(status)).await.map_err(ended)
@@ -102,33 +101,24 @@ impl Machine {
         Ok(Channel::from_socket(socket))
     }
 
-    /// Runs a process by joining the container's namespaces; its end is relayed as process 1 of ours would tell it.
+    /// Runs a process by joining the container's namespaces. The launcher is to it what process 1 of ours would be.
     async fn join(
-        self: Arc<Self>,
+        &self,
         id: ContainerId,
         process: ProcessSpec,
         streams: CommandStreams,
+        on_close: OnClose,
     ) -> Result<StartedExec, Problem> {
         let fds: Vec<BorrowedFd<'_>> = streams.fds.iter().flatten().map(AsFd::as_fd).collect();
-        let request = LauncherRequest::Join { container: id, process };
-        let (op, outcome) = self.link.send(request, &fds).await?;
-        let end = self.link.expect_join_end(op);
-        let outcome = outcome.await.map_err(|_| super::failure::lost("the launcher ended"))??;
-        let LauncherOutcome::Joined { process } = outcome.message else {
-            return Err(Problem::new(ProblemCode::Internal, "the launcher answered something else to a join"));
-        };
+        let request = LauncherRequest::Join { container: id, process, on_close };
+        let outcome = self.link.call(request, &fds).await?;
         let mut fds = outcome.fds.into_iter();
-        let pidfd = fds.next();
-        let master = fds.next();
-        let (ours, theirs) = Channel::pair()
-            .map_err(|errno| Problem::new(ProblemCode::Internal, format!("socket pair for the command: {errno}")))?;
-        tokio::spawn(async move {
-            let Ok(end) = end.await else { return };
-            // The client may have gone away.
-            ours.send(&InitEvent::Ended(end), &[], Wait::Never).ok();
-            drop(pidfd);
-        });
-        Ok(StartedExec { pid: Some(process.pid), status: theirs.into_socket(), master })
+        match (outcome.message, fds.next()) {
+            (LauncherOutcome::Joined { process }, Some(status)) => {
+                Ok(StartedExec { pid: Some(process.pid), status, master: fds.next() })
+            }
+            _ => Err(Problem::new(ProblemCode::Internal, "the launcher answered something else to a join")),
+        }
     }
 }
 
@@ -191,6 +181,11 @@ async fn end_of(channel: &Channel) -> Result<i32, String> {
             Ok(received) => match received.message {
                 InitEvent::Ended(end) => return Ok(i32::from(end.status.code())),
                 InitEvent::Started { .. } => {}
+                InitEvent::EndedUnseen => {
+                    return Err(
+                        "the launcher died meanwhile, and this kernel does not remember how it ended".to_owned()
+                    );
+                }
                 InitEvent::Failed(failure) => return Err(failure.to_string()),
             },
             Err(ReceiveError::WouldBlock) => ready.readable().await.map_err(|error| error.to_string())?.clear_ready(),

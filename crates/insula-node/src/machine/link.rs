@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  call ── op, descriptors ──> launcher          one task reads events and gives each to who waits for it:
-//!       <── Outcome ──┐                            outcomes by operation, exits by container, ends of joins
+//!       <── Outcome ──┐                            outcomes by operation, exits by container
 //!                     └── reader task <── events
 //! ```
 //!
@@ -25,7 +25,6 @@ use insula_plan::protocol::channel::{Channel, ReceiveError, Received, SendError,
 use insula_plan::protocol::facts::EndedFact;
 use insula_plan::protocol::keeper::KeeperAnswer;
 use insula_plan::protocol::launcher::{LauncherCall, LauncherEvent, LauncherOutcome, LauncherRequest, OpId};
-use insula_plan::protocol::status::End;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
@@ -60,7 +59,6 @@ struct State {
     /// How many connections were closed.
     generation: u64,
     calls: HashMap<OpId, oneshot::Sender<Result<Outcome, Problem>>>,
-    joins: HashMap<OpId, oneshot::Sender<End>>,
     exits: HashMap<ContainerId, oneshot::Sender<Exit>>,
 }
 
@@ -244,13 +242,6 @@ impl Link {
         self.state().exits.remove(&container);
     }
 
-    /// Done when the joined process of `op` ended.
-    pub(super) fn expect_join_end(&self, op: OpId) -> oneshot::Receiver<End> {
-        let (sender, receiver) = oneshot::channel();
-        self.state().joins.insert(op, sender);
-        receiver
-    }
-
     /// Containers whose exit somebody waits for.
     pub(super) fn expected_exits(&self) -> Vec<ContainerId> {
         self.state().exits.keys().copied().collect()
@@ -266,11 +257,6 @@ impl Link {
 
     fn heard(&self, Received { message, fds }: Received<LauncherEvent>) {
         match message {
-            LauncherEvent::Outcome { op, outcome: LauncherOutcome::JoinEnded(end) } => {
-                if let Some(sender) = self.state().joins.remove(&op) {
-                    sender.send(end).ok();
-                }
-            }
             LauncherEvent::Outcome { op, outcome } => {
                 let Some(answer) = self.state().calls.remove(&op) else { return };
                 let result = match outcome {
@@ -296,7 +282,6 @@ impl Link {
             state.connection = None;
             // Dropping the senders tells everybody who waits for an outcome.
             state.calls.clear();
-            state.joins.clear();
             self.connected.send_replace(false);
         }
     }

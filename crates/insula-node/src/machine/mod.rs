@@ -172,6 +172,7 @@ impl Machine {
 
     async fn try_sweep(&self, id: ContainerId, traces: &Traces) -> Result<(), Problem> {
         lock(&self.pidfds).remove(&id);
+        self.network.lead_no_more_to(id);
         let network = container_network(id, traces);
         let facts = self.run.container(id);
         let request = SweepRequest {
@@ -318,6 +319,11 @@ impl Host for Handle {
 
     fn ids_of_guests(&self) -> Option<IdRange> {
         self.0.ids_of_guests()
+    }
+
+    fn end_names(&self) -> BoxFuture<'static, Result<(), Problem>> {
+        let machine = self.0.clone();
+        async move { machine.end_names().await }.boxed()
     }
 
     fn begin_names(&self, ids: IdRange) -> BoxFuture<'static, Result<(), Problem>> {

@@ -90,6 +90,21 @@ impl Machine {
         Ok(())
     }
 
+    /// Ends a service that an earlier daemon began, and gives its sockets free.
+    ///
+    /// # Errors
+    ///
+    /// The launcher is gone.
+    pub(super) async fn end_names(&self) -> Result<(), Problem> {
+        self.link.call(LauncherRequest::EndGuests, &[]).await?;
+        for name in std::iter::once(&TABLE_NAME).chain(&GIVEN_NAMES) {
+            // What is not kept cannot be removed.
+            let remove = KeeperRequest::Remove { name: name_of(name)? };
+            self.link.call(LauncherRequest::Keep(remove), &[]).await.ok();
+        }
+        Ok(())
+    }
+
     /// Has the keeper hold the sockets of one family, if it does not already.
     async fn keep_sockets(&self, address: IpAddr, names: &[&str]) -> Result<(), Problem> {
         let mut good = 0;

@@ -1,17 +1,19 @@
 //! The node's network: claimed once, its table made at each daemon start, an address for each container.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use insula_api::{Problem, ProblemCode};
 use insula_model::{ContainerId, ContainerSpec, NetworkMode, NodeName, PublishedPort};
 use insula_network::{
     AddressPool, Claim, ClaimRequest, ContainerAddresses, ContainerNetwork, HostsFile, NetworkConfig, NodeNetwork,
-    ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, has_node_addresses,
+    ResolverFiles, Subnets, ensure_forwarding, ensure_node_addresses, foreign_networks, has_node_addresses, mend_links,
     remove_node_addresses, resolv_conf, upstreams,
 };
 
+use super::lock;
 use crate::container::record::Addresses;
 
 /// The node's network.
@@ -23,6 +25,8 @@ pub(super) struct Network {
     /// Name servers to ask in place of the host's; `None` is no name service.
     names: Option<Vec<IpAddr>>,
     pool: Mutex<AddressPool>,
+    /// Containers that run, with what is to lead to them.
+    running: Mutex<HashMap<ContainerId, ContainerNetwork>>,
     claim: Claim,
 }
 
@@ -76,7 +80,8 @@ impl Network {
             remember(state_dir, subnets).map_err(|error| problem("remember the claimed subnets", &error))?;
         }
         let node = NodeNetwork::new(name.clone(), &config, subnets, NodeNetwork::probe_kernel_ipv6());
-        Ok(Self { node, config, names, pool: Mutex::new(AddressPool::new(subnets)), claim })
+        let (pool, running) = (Mutex::new(AddressPool::new(subnets)), Mutex::default());
+        Ok(Self { node, config, names, pool, running, claim })
     }
 
     /// The open claim, for the keeper.
@@ -84,18 +89,37 @@ impl Network {
         &self.claim
     }
 
-    /// Makes the host forward and filter for `running`. Blocks, and runs `nft` once.
+    /// Makes the host forward and filter for `running`, and lead to it. Blocks, and runs `nft` once.
     ///
     /// # Errors
     ///
     /// The program is missing or the kernel refuses.
     pub(super) fn set_up(&self, running: &[ContainerNetwork]) -> Result<(), Problem> {
         ensure_forwarding(&self.node).map_err(|error| problem("network", &error))?;
-        ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))?;
+        lock(&self.running).extend(running.iter().map(|container| (container.id, container.clone())));
+        self.make_addresses()?;
         self.node.install_table(running).map_err(|error| problem("network", &error))
     }
 
-    /// Makes the node's own addresses again if somebody took them away, before a start that needs them.
+    /// The node's addresses, and the routes that went with them.
+    fn make_addresses(&self) -> Result<(), Problem> {
+        ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))?;
+        let running: Vec<_> = lock(&self.running).values().cloned().collect();
+        mend_links(&self.node, &running).map_err(|error| problem("network of running containers", &error))
+    }
+
+    /// A container runs: what leads to it is kept as it is.
+    pub(super) fn lead_to(&self, container: ContainerNetwork) {
+        lock(&self.running).insert(container.id, container);
+    }
+
+    /// It ends.
+    pub(super) fn lead_no_more_to(&self, id: ContainerId) {
+        lock(&self.running).remove(&id);
+    }
+
+    /// Makes the node's own addresses again if somebody took them away, with the ways to what runs, before a start that
+    /// needs them.
     ///
     /// # Errors
     ///
@@ -105,7 +129,7 @@ impl Network {
             return Ok(());
         }
         tracing::warn!(addresses = ?self.node.own_addresses(), "somebody took the node's addresses from `lo`; made again");
-        ensure_node_addresses(&self.node).map_err(|error| problem("network", &error))
+        self.make_addresses()
     }
 
     /// Undoes [`Network::set_up`]. Blocks.
@@ -122,10 +146,6 @@ impl Network {
         }
     }
 
-    fn pool(&self) -> MutexGuard<'_, AddressPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Addresses for a container, the wanted ones if they are free.
     ///
     /// # Errors
@@ -135,7 +155,7 @@ impl Network {
         if mode != NetworkMode::Default {
             return Ok(Addresses::default());
         }
-        let mut pool = self.pool();
+        let mut pool = lock(&self.pool);
         let taken = match wanted.v4.and_then(|address| pool.take(address).ok()) {
             Some(taken) => taken,
             None => pool.allocate().map_err(|error| {
@@ -148,7 +168,7 @@ impl Network {
     /// Gives addresses back.
     pub(super) fn release_addresses(&self, addresses: Addresses) {
         if let Some(address) = addresses.v4 {
-            self.pool().release(address);
+            lock(&self.pool).release(address);
         }
     }
 

@@ -191,6 +191,10 @@ impl Machine {
         let mut fds = outcome.fds.into_iter();
         let pidfd = fds.next().ok_or_else(|| Problem::new(ProblemCode::Internal, "the launcher gave no pidfd"))?;
         let exit = exit.map(|exit| exit.unwrap_or_else(|_| unknown_exit())).boxed();
+        let traces = Traces { addresses: order.addresses, ports: order.spec.ports.clone() };
+        if let Some(network) = container_network(order.id, &traces) {
+            self.network.lead_to(network);
+        }
         let follow = self.follow(&order, &pidfd);
         self.remember_pidfd(order.id, pidfd);
         let mut master = fds.next();

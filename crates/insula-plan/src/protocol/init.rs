@@ -113,6 +113,10 @@ pub enum InitEvent {
     /// It ended.
     #[n(2)]
     Ended(#[n(0)] End),
+    /// It ended, and the kernel did not tell how: it had joined the container, and the launcher that was its parent
+    /// was gone (before Linux 6.15).
+    #[n(3)]
+    EndedUnseen,
 }
 
 /// Connections to one container's process 1.
@@ -219,7 +223,7 @@ impl PendingExec {
                 Ok(RunningExec { pid, terminal, channel: self.channel })
             }
             InitEvent::Failed(failure) => Err(ExecError::Refused(failure)),
-            InitEvent::Ended(_) => Err(ExecError::OutOfOrder),
+            InitEvent::Ended(_) | InitEvent::EndedUnseen => Err(ExecError::OutOfOrder),
         }
     }
 }

@@ -44,6 +44,13 @@ impl FdName {
         format!("{id}/{part}").parse()
     }
 
+    /// Which container's it is and which part of it, if it is a container's.
+    #[must_use]
+    pub fn container_part(&self) -> Option<(ContainerId, &str)> {
+        let (id, part) = self.0.split_once('/')?;
+        Some((id.parse().ok()?, part))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -282,6 +289,14 @@ pub enum KeeperMessage {
         #[cbor(with = "super::cbor::container_id")]
         container: ContainerId,
     },
+    /// The same of all runs of a container but the one that goes on.
+    #[n(2)]
+    RunsDrained {
+        /// Whose.
+        #[n(0)]
+        #[cbor(with = "super::cbor::container_id")]
+        container: ContainerId,
+    },
 }
 
 /// Answers of the keeper.
@@ -445,6 +460,7 @@ impl KeeperClient {
                 }
                 KeeperMessage::Answer { .. } => return Err(KeeperError::OutOfOrder),
                 KeeperMessage::Drained { container } => self.remember(container),
+                KeeperMessage::RunsDrained { .. } => {}
             }
         }
     }

@@ -14,9 +14,9 @@ use minicbor::{Decode, Encode};
 use super::channel::{Channel, ConnectError, ReceiveError, Received, SendError, Wait};
 use super::facts::{EndedFact, GuestFact, ProcessIdentity};
 use super::failure::Failure;
+use super::init::OnClose;
 use super::keeper::{KeeperAnswer, KeeperRequest};
 use super::process::ProcessSpec;
-use super::status::End;
 
 /// Workers at a time; what is beyond waits.
 pub const WORKERS_MAX: usize = 16;
@@ -78,8 +78,7 @@ pub enum LauncherRequest {
         container: ContainerId,
     },
     /// Run a process in a container whose process 1 is not ours, by joining its namespaces. Beside it: with
-    /// [`Stdio::Given`](super::process::Stdio::Given) three descriptors. Answered by `Joined` or `Failed`, later by
-    /// `JoinEnded`.
+    /// [`Stdio::Given`](super::process::Stdio::Given) three descriptors. Answered by `Joined` or `Failed`.
     #[n(2)]
     Join {
         /// Which.
@@ -89,6 +88,9 @@ pub enum LauncherRequest {
         /// What to run.
         #[n(1)]
         process: ProcessSpec,
+        /// What the end of its connection means for it.
+        #[n(2)]
+        on_close: OnClose,
     },
     /// Remove every host object of a container that is not running. Beside it: the sweep's plan (a sealed memfd).
     #[n(3)]
@@ -142,6 +144,9 @@ pub enum LauncherRequest {
     /// [`names::GIVEN_NAMES`](super::names::GIVEN_NAMES)); one that runs already is replaced.
     #[n(11)]
     ServeGuests(#[n(0)] GuestFact),
+    /// Run them no more.
+    #[n(12)]
+    EndGuests,
 }
 
 /// When a shutdown is to happen.
@@ -159,7 +164,7 @@ pub enum ShutdownWhen {
 /// What the launcher says.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum LauncherEvent {
-    /// About an operation. All but `Joined` (followed by `JoinEnded`) are its last word.
+    /// About an operation. It is its last word.
     #[n(0)]
     Outcome {
         /// Which.
@@ -223,16 +228,15 @@ pub enum LauncherOutcome {
         #[n(1)]
         main_pid: u32,
     },
-    /// A joined process runs. Beside it: its pidfd, then the master of its terminal if it has one.
+    /// A joined process runs. Beside it: a connection like one to process 1 about an exec'd process
+    /// ([`InitEvent`](super::init::InitEvent), [`InitRequest`](super::init::InitRequest), but for `Resize`), then the
+    /// master of its terminal if it has one.
     #[n(3)]
     Joined {
         /// As the host sees it.
         #[n(0)]
         process: ProcessIdentity,
     },
-    /// A joined process ended.
-    #[n(4)]
-    JoinEnded(#[n(0)] End),
     /// Done.
     #[n(5)]
     Done,

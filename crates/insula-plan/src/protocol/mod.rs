@@ -38,7 +38,8 @@ pub use insula_model::ContainerId;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `ServeGuests`, terminals and tees at the keeper |
-pub const PROTOCOL_VERSION: u16 = 2;
+/// | 3 | joined processes have a connection of their own, `RunsDrained`, `EndGuests` |
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Oldest version whose `Hello`, `Upgrade`, `Export` and handed-over state are the same as in this one: a launcher or
 /// keeper of this or a newer version can be replaced by this build while containers run.

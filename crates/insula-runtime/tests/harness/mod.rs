@@ -315,6 +315,12 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether there is no such process, or only what is left of one.
+pub(crate) fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
 /// Reads until `text` was seen, the other end closed, or patience ends: what was read.
 pub(crate) fn read_until(from: &OwnedFd, text: &str) -> String {
     let mut seen = String::new();

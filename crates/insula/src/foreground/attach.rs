@@ -29,8 +29,6 @@ pub(super) struct Connection {
 pub(super) struct Attached {
     /// Host process id of what was started, where the node knows it: of a command, only if the node had it join.
     pub(super) process: Option<u32>,
-    /// Whether `Ended` follows on the connection.
-    pub(super) relayed: bool,
     /// Whether the file with the main process's end is among the descriptors.
     pub(super) end_file: bool,
     /// What the user should know.
@@ -104,8 +102,8 @@ impl Connection {
     /// The answer to [`request`](Self::request), waiting for it.
     pub(super) fn attached(&self) -> Result<Attached, ForegroundError> {
         match self.receive()? {
-            Some((AttachAnswer::Attached { pid, relayed, end_file, warnings }, fds)) => {
-                Ok(Attached { process: pid, relayed, end_file, warnings, fds })
+            Some((AttachAnswer::Attached { pid, end_file, warnings }, fds)) => {
+                Ok(Attached { process: pid, end_file, warnings, fds })
             }
             Some((AttachAnswer::Refused(problem), _)) => Err(ForegroundError::Refused(Box::new(problem))),
             Some((AttachAnswer::Ended { .. }, _)) => {

@@ -61,7 +61,7 @@ enum Watch {
     /// Process 1 of a container, and the file that its main process's end is written to.
     Process { pidfd: OwnedFd, end_file: Option<OwnedFd> },
     /// The connection to a container's process 1 about a further process; for one that `joined` the container of an
-    /// image's own init, with this number on the host, to the node in its place.
+    /// image's own init, with this number on the host, to the launcher in its place.
     Exec { channel: Channel, joined: Option<u32> },
     /// Only the node tells.
     Node,
@@ -134,7 +134,7 @@ impl Session {
             Stdio::Terminal { .. } => connection.request(token, &[], &[])?,
         }
         let early = wait_for_start(&connection, &signals)?;
-        let Attached { process, relayed, end_file, warnings, fds } = connection.attached()?;
+        let Attached { process, end_file, warnings, fds } = connection.attached()?;
         let mut fds = fds.into_iter();
         let watch = match subject {
             // A start that went back to the last good image is followed by the node alone.
@@ -142,7 +142,6 @@ impl Session {
                 Some(pidfd) => Watch::Process { pidfd, end_file: if end_file { fds.next() } else { None } },
                 None => Watch::Node,
             },
-            Subject::Exec if relayed => Watch::Node,
             Subject::Exec => {
                 let missing = ForegroundError::Incomplete { what: "the connection to the container" };
                 let channel = Channel::from_socket(fds.next().ok_or(missing)?);
@@ -278,10 +277,16 @@ impl Session {
                 Ok(received) => Ok(match received.message {
                     InitEvent::Ended(end) => Some(end.status.code()),
                     InitEvent::Started { .. } | InitEvent::Failed(_) => None,
+                    InitEvent::EndedUnseen => {
+                        let reason = "the node's launcher died meanwhile, and this kernel does not remember how the \
+                                      command ended";
+                        return Err(unknown(reason));
+                    }
                 }),
                 Err(ReceiveError::WouldBlock) => Ok(None),
                 Err(_) if let Some(process) = joined => Err(unknown(&format!(
-                    "the node ended before the command did, which goes on as process {process} of this machine"
+                    "the node's launcher and keeper died before the command, which goes on as process {process} of \
+                     this machine"
                 ))),
                 // Process 1 is gone, and with it the kernel killed every process of the container.
                 Err(_) => Ok(Some(ExitStatus::Signaled(9).code())),

@@ -282,7 +282,7 @@ fn serve_start(socket: &OwnedFd, shared: &Shared, command: &[String], streams: S
     *shared.running.lock().unwrap() = Some(pid(&child));
     let mut fds = vec![pidfd.as_fd(), end_file.as_fd()];
     fds.extend(master.as_ref().map(AsFd::as_fd));
-    let answer = AttachAnswer::Attached { pid: Some(child.id()), relayed: true, end_file: true, warnings: Vec::new() };
+    let answer = AttachAnswer::Attached { pid: Some(child.id()), end_file: true, warnings: Vec::new() };
     send(socket, &answer, &fds);
     drop(master);
     let end = End { status: status(&mut child), at: WallTime(0) };
@@ -297,7 +297,7 @@ fn serve_exec(socket: &OwnedFd, command: &[String], streams: Streams) {
     let (mut child, master) = spawn(command, streams);
     let mut fds = vec![theirs.as_fd()];
     fds.extend(master.as_ref().map(AsFd::as_fd));
-    let answer = AttachAnswer::Attached { pid: None, relayed: false, end_file: false, warnings: Vec::new() };
+    let answer = AttachAnswer::Attached { pid: None, end_file: false, warnings: Vec::new() };
     send(socket, &answer, &fds);
     drop((theirs, master));
     let ours = Arc::new(ours);

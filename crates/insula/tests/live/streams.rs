@@ -11,11 +11,20 @@ fn node_with_busybox() -> Node {
     node
 }
 
+/// The same with two containers: `c`, whose process 1 is ours, and `s`, whose process 1 is the image's own.
+fn node_with_two() -> Node {
+    let node = node_with_busybox();
+    node.import_system("exec sleep 1000");
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    node.ok(["run", "-d", "--name", "s", "--init", "image", "system"]);
+    node
+}
+
 #[test]
 fn live_run_and_exec_give_output_and_exit_code_as_the_field_does() {
-    let node = node_with_busybox();
-    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
-    for verb in [&["run", "--rm", "busybox"][..], &["run", "--rm", "--no-log", "busybox"], &["exec", "c"]] {
+    let node = node_with_two();
+    let runs = [&["run", "--rm", "busybox"][..], &["run", "--rm", "--no-log", "busybox"]];
+    for verb in runs.into_iter().chain([&["exec", "c"][..], &["exec", "s"]]) {
         let run = |words: &[&str]| node.run([verb, words].concat());
         let finished = run(&["sh", "-c", "echo out; echo err >&2; exit 42"]).with_code(42);
         assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("out\n", "err\n"), "{verb:?}");
@@ -104,9 +113,8 @@ fn live_a_file_is_complete_when_the_program_ends() {
 
 #[test]
 fn live_signals_reach_the_command() {
-    let node = node_with_busybox();
-    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
-    for verb in [&["run", "--rm", "busybox"][..], &["exec", "c"]] {
+    let node = node_with_two();
+    for verb in [&["run", "--rm", "busybox"][..], &["exec", "c"], &["exec", "s"]] {
         for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1), ("QUIT", 3)] {
             let script = format!("trap 'echo got; exit {number}' {signal}; echo ready; while :; do sleep 0.05; done");
             let mut command = node.insula([verb, &["sh", "-c", &script]].concat());
@@ -146,9 +154,8 @@ fn wait_until_attached(program: u32) {
 
 #[test]
 fn live_a_foreground_run_and_exec_outlive_the_daemon() {
-    let mut node = node_with_busybox();
-    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
-    for words in [&["run", "--rm", "-i", "busybox"][..], &["exec", "-i", "c"]] {
+    let mut node = node_with_two();
+    for words in [&["run", "--rm", "-i", "busybox"][..], &["exec", "-i", "c"], &["exec", "-i", "s"]] {
         let mut command = node.insula([words, &["sh", "-c", "echo ready; read x; echo $x; exit 9"]].concat());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut reader = child.stdout.take().unwrap();
@@ -162,5 +169,5 @@ fn live_a_foreground_run_and_exec_outlive_the_daemon() {
         assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("still here\n", Some(9)), "{words:?}");
         node.start_daemon();
     }
-    eventually("only c is left", || (node.ok(["list", "-q"]).text() == "c").then_some(()));
+    eventually("only two are left", || (node.ok(["list", "-q"]).text() == "c\ns").then_some(()));
 }

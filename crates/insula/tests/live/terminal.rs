@@ -2,12 +2,20 @@
 
 use insula_testkit::{Node, Screen, eventually};
 
-#[test]
-fn live_a_terminal_inside_is_a_terminal_of_its_own_with_our_size() {
+/// A node with two containers: `c`, whose process 1 is ours, and `s`, whose process 1 is the image's own.
+fn node_with_two() -> Node {
     let node = Node::start();
     node.import_busybox();
+    node.import_system("exec sleep 1000");
     node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
-    for words in [&["run", "--rm", "-it", "busybox"][..], &["exec", "-it", "c"]] {
+    node.ok(["run", "-d", "--name", "s", "--init", "image", "system"]);
+    node
+}
+
+#[test]
+fn live_a_terminal_inside_is_a_terminal_of_its_own_with_our_size() {
+    let node = node_with_two();
+    for words in [&["run", "--rm", "-it", "busybox"][..], &["exec", "-it", "c"], &["exec", "-it", "s"]] {
         // The size is set as soon as there is a terminal, which the command may be quicker to look at.
         let script = "test -t 0 && test -t 1 && test -t 2 && tty && until stty size | grep 33; do :; done; exit 7";
         let mut screen = Screen::open(&node.insula([words, &["sh", "-c", script]].concat()));
@@ -20,30 +28,32 @@ fn live_a_terminal_inside_is_a_terminal_of_its_own_with_our_size() {
 
 #[test]
 fn live_what_is_typed_goes_in_and_a_new_size_is_told() {
-    let node = Node::start();
-    node.import_busybox();
-    let script = "echo ready; while read line; do echo \"<$line>\"; stty size; done; echo end";
-    let mut screen = Screen::open(&node.insula(["run", "--rm", "-it", "busybox", "sh", "-c", script]));
-    screen.expect("ready");
-    screen.send(b"hello\r");
-    screen.expect("<hello>\r\n33 99");
-    screen.resize(20, 60);
-    // The program hears of the size by a signal; the lines show when it has passed it on.
-    eventually("the new size is told", || {
-        screen.send(b"again\r");
-        screen.text().contains("20 60").then_some(())
-    });
-    screen.send(b"\x04");
-    screen.expect("end");
-    assert_eq!(screen.code(), Some(0), "{}", screen.text());
+    let node = node_with_two();
+    for words in [&["run", "--rm", "-it", "busybox"][..], &["exec", "-it", "c"], &["exec", "-it", "s"]] {
+        let script = "echo ready; while read line; do echo \"<$line>\"; stty size; done; echo end";
+        let mut screen = Screen::open(&node.insula([words, &["sh", "-c", script]].concat()));
+        screen.expect("ready");
+        // The size is set as soon as there is a terminal, which the command may be quicker to look at.
+        eventually("the size is told", || {
+            screen.send(b"hello\r");
+            screen.text().contains("<hello>\r\n33 99").then_some(())
+        });
+        screen.resize(20, 60);
+        // The program hears of the size by a signal; the lines show when it has passed it on.
+        eventually("the new size is told", || {
+            screen.send(b"again\r");
+            screen.text().contains("20 60").then_some(())
+        });
+        screen.send(b"\x04");
+        screen.expect("end");
+        assert_eq!(screen.code(), Some(0), "{}", screen.text());
+    }
 }
 
 #[test]
 fn live_control_c_interrupts_what_runs_inside() {
-    let node = Node::start();
-    node.import_busybox();
-    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
-    for words in [&["run", "--rm", "-it", "busybox"][..], &["exec", "-it", "c"]] {
+    let node = node_with_two();
+    for words in [&["run", "--rm", "-it", "busybox"][..], &["exec", "-it", "c"], &["exec", "-it", "s"]] {
         let script = "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.05; done";
         let mut screen = Screen::open(&node.insula([words, &["sh", "-c", script]].concat()));
         screen.expect("ready");
