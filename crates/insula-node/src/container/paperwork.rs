@@ -56,10 +56,14 @@ impl Driver {
 
     pub(super) fn saved(&mut self, result: Result<(), CommitError>) {
         self.saving = false;
-        if let Err(error) = result {
-            tracing::error!(container = %self.record.name, %error, "intent");
+        match result {
+            Ok(()) => self.save_if_needed(),
+            Err(error) => {
+                tracing::error!(container = %self.record.name, %error, "intent");
+                // Tried again with what happens next, and not at once: a full disk stays full for a while.
+                self.unsaved = true;
+            }
         }
-        self.save_if_needed();
     }
 
     pub(super) fn write_facts(&self) {

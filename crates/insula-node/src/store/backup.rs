@@ -100,7 +100,12 @@ impl Store {
     ///
     /// The disk, or a record that is damaged.
     pub(crate) fn back_up(&self, node: &str) -> Result<NodeBackup, Box<dyn std::error::Error + Send + Sync>> {
-        let containers = read_values(&self.database)?;
+        let containers: Vec<serde_json::Value> = self
+            .file
+            .use_open(read_values)?
+            .iter()
+            .map(|bytes| serde_json::from_slice(bytes))
+            .collect::<Result<_, _>>()?;
         let digest = digest_of(&containers);
         Ok(NodeBackup {
             format: FORMAT,
@@ -113,12 +118,12 @@ impl Store {
     }
 }
 
-fn read_values(database: &Database) -> Result<Vec<serde_json::Value>, Box<dyn std::error::Error + Send + Sync>> {
+fn read_values(database: &Database) -> Result<Vec<Vec<u8>>, redb::Error> {
     let table = database.begin_read()?.open_table(CONTAINERS)?;
     let mut values = Vec::new();
     for entry in table.iter()? {
         let (_, value) = entry?;
-        values.push(serde_json::from_slice(value.value())?);
+        values.push(value.value().to_vec());
     }
     Ok(values)
 }

@@ -10,6 +10,7 @@
 //! Tables: `meta` (`schema` -> number, `node` -> name) and `containers` (id as 128 bits -> record as JSON).
 
 mod backup;
+mod file;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::container::record::ContainerRecord;
 
 pub use backup::{RestoreError, restore};
+use file::StoreFile;
 
 /// Version of the tables; a file with a greater one is refused.
 /// 2: templates and memory guarantees.
@@ -77,7 +79,7 @@ pub enum OpenStoreError {
 /// A change was not stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitError {
-    /// The disk or redb refused; nothing of the batch is stored.
+    /// The disk or redb refused; nothing of the batch is stored. A delete is tried again with the next batch.
     #[error("store intent: {reason}")]
     Refused {
         /// Why.
@@ -97,6 +99,16 @@ enum Change {
     Delete(ContainerId),
 }
 
+impl Change {
+    /// Whose record goes.
+    fn deleted(&self) -> Option<ContainerId> {
+        match self {
+            Self::Put(_) => None,
+            Self::Delete(id) => Some(*id),
+        }
+    }
+}
+
 type Job = (Change, oneshot::Sender<Result<(), CommitError>>);
 
 /// Sends changes to the store's thread.
@@ -104,7 +116,7 @@ type Job = (Change, oneshot::Sender<Result<(), CommitError>>);
 pub(crate) struct Store {
     jobs: mpsc::Sender<Job>,
     /// For reading what was committed.
-    database: Arc<Database>,
+    file: Arc<StoreFile>,
 }
 
 impl Store {
@@ -116,14 +128,14 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<ContainerRecord>), OpenStoreError> {
         let damaged = |source: redb::Error| OpenStoreError::Damaged { path: path.to_owned(), source: Box::new(source) };
         let (database, records) = open_database(path)?;
-        let database = Arc::new(database);
-        let written = database.clone();
+        let file = Arc::new(StoreFile::new(path.to_owned(), database));
+        let written = file.clone();
         let (jobs, waiting) = mpsc::channel(QUEUE_MAX);
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || serve(&written, waiting))
             .map_err(|error| damaged(redb::Error::Io(error)))?;
-        Ok((Self { jobs, database }, records))
+        Ok((Self { jobs, file }, records))
     }
 
     /// Stores `record`; when the future is done it is on the disk. Its place in the order is that of the call.
@@ -210,10 +222,15 @@ fn read_all(database: &Database, path: &Path) -> Result<Vec<ContainerRecord>, Op
     Ok(records)
 }
 
-fn serve(database: &Database, mut waiting: mpsc::Receiver<Job>) {
+fn serve(file: &StoreFile, mut waiting: mpsc::Receiver<Job>) {
     let mut batch = Vec::new();
+    let mut owed = Vec::new();
     while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        let result = commit(database, &batch);
+        let result = file.use_open(|database| commit(database, &owed, batch.iter().map(|(change, _)| change)));
+        match &result {
+            Ok(()) => owed.clear(),
+            Err(_) => owed.extend(batch.iter().filter_map(|(change, _)| change.deleted())),
+        }
         for (_, answer) in batch.drain(..) {
             let result = match &result {
                 Ok(()) => Ok(()),
@@ -223,13 +240,25 @@ fn serve(database: &Database, mut waiting: mpsc::Receiver<Job>) {
             answer.send(result).ok();
         }
     }
+    if !owed.is_empty() {
+        file.use_open(|database| commit(database, &owed, std::iter::empty())).ok();
+    }
 }
 
-fn commit(database: &Database, batch: &[Job]) -> Result<(), redb::Error> {
+/// One commit of `changes`, and of the deletes that are `owed` because their own commit failed: what they name is gone
+/// and would come back with the next daemon.
+fn commit<'a>(
+    database: &Database,
+    owed: &[ContainerId],
+    changes: impl Iterator<Item = &'a Change>,
+) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
         let mut table = write.open_table(CONTAINERS)?;
-        for (change, _) in batch {
+        for id in owed {
+            table.remove(id.as_uuid().as_u128())?;
+        }
+        for change in changes {
             match change {
                 Change::Put(record) => {
                     let bytes = serde_json::to_vec(record).map_err(|error| redb::Error::Io(error.into()))?;
