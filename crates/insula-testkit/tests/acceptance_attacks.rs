@@ -35,10 +35,11 @@ fn live_t07_a_mount_target_that_a_neighbour_exchanges_leads_nowhere_else() {
     let (shared, given, victim) = (folder("shared"), folder("given"), folder("victim"));
     let share = format!("{}:/data/shared", shared.display());
     let target = format!("{}:/data/shared/target", given.display());
-    // By every way to the victim that a link can take: absolute, upwards, by the process's own root.
+    // By every way to the victim that a link can take: absolute, upwards, by the process's own root. Never into a
+    // directory that a start just made (-T, and -r for what its command wrote): it would stay, and the race be over.
     let race = format!(
         "cd /data/shared; while :; do for to in {0} ../../../../../..{0} /proc/1/root{0} /etc; do \
-             mkdir target 2>/dev/null; rmdir target 2>/dev/null; ln -s $to target 2>/dev/null; rm target 2>/dev/null; \
+             mkdir target 2>/dev/null; rmdir target 2>/dev/null; ln -sT $to target 2>/dev/null; rm -rf target; \
          done; done",
         victim.display()
     );
@@ -53,6 +54,8 @@ fn live_t07_a_mount_target_that_a_neighbour_exchanges_leads_nowhere_else() {
         started += u32::from(run.code == 0);
     }
     println!("{started} of {starts} starts found the target as it was to be");
+    let is_link = || std::fs::symlink_metadata(shared.join("target")).is_ok_and(|found| found.is_symlink());
+    eventually("the neighbour exchanges the target to the end", || is_link().then_some(()));
     let left = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();
     assert_eq!(left(&victim), 0, "something was written where a link led to");
     assert!(left(&given) <= 1);
