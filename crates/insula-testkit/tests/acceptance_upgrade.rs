@@ -135,3 +135,17 @@ fn largest_file(folder: &Path) -> std::path::PathBuf {
     }
     found.1
 }
+
+#[test]
+fn live_a_rollback_of_a_change_on_trial_goes_back_to_what_ran_before() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "c", "box@1", "sleep", "1000"]);
+    // On trial for as long as the check has not passed.
+    node.ok(["set", "c", "image=box@2", "health.command=test -e /data/well", "health.deadline=60s"]);
+    node.ok(["restart", "c"]);
+    assert_eq!(version(&node, "c"), "2");
+    node.ok(["exec", "c", "touch", "/data/well"]);
+    node.ok(["rollback", "c"]);
+    assert_eq!(version(&node, "c"), "1");
+    assert_eq!(node.show("c")["image"], "box@1");
+}

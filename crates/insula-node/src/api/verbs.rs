@@ -208,7 +208,12 @@ pub(super) async fn rollback(
     Body(request): Body<UpgradeRequest>,
 ) -> Result<(StatusCode, Json<Operation>), Refusal> {
     let handle = context.directory.find(&name)?;
-    let image = match (&request.image, &handle.snapshot().record.previous_image) {
+    let snapshot = handle.snapshot();
+    let record = &snapshot.record;
+    // Of a change that has yet to prove good the way back is to the version before it.
+    let on_trial = record.next_image.is_some() && snapshot.facts.image == record.next_image;
+    let previous = if on_trial { Some(&record.image) } else { record.previous_image.as_ref() };
+    let image = match (&request.image, previous) {
         (Some(image), _) => image.clone(),
         (None, Some(previous)) => previous.clone().into(),
         (None, None) => {
