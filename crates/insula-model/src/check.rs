@@ -358,13 +358,7 @@ impl ContainerSpec {
             return Err(CheckSpecError::PortsWithoutNetwork);
         }
         for (index, port) in self.ports.iter().enumerate() {
-            let same = |other: &PublishedPort| {
-                other.host == port.host
-                    && other.transport == port.transport
-                    // No address is every address.
-                    && (other.address == port.address || other.address.is_none() || port.address.is_none())
-            };
-            if self.ports[..index].iter().any(same) {
+            if self.ports[..index].iter().any(|other| other.meets(port)) {
                 return Err(CheckSpecError::DuplicatePort { port: *port });
             }
         }

@@ -31,14 +31,8 @@ pub struct ImageRef {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseImageRefError {
     /// One of the two names is outside the contract.
-    #[error("image `{}`", given.escape_debug())]
-    Name {
-        /// What was given.
-        given: String,
-        /// What is wrong with it.
-        #[source]
-        source: NameError,
-    },
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// A version was needed.
     #[error("image `{given}` names no version; write {given}@VERSION")]
     NoVersion {
@@ -51,12 +45,11 @@ impl FromStr for ImageRef {
     type Err = ParseImageRefError;
 
     fn from_str(given: &str) -> Result<Self, Self::Err> {
-        let wrong = |source| ParseImageRefError::Name { given: given.to_owned(), source };
         let (name, version) = match given.split_once('@') {
-            Some((name, version)) => (name, Some(ImageVersion::new(version).map_err(wrong)?)),
+            Some((name, version)) => (name, Some(ImageVersion::new(version)?)),
             None => (given, None),
         };
-        Ok(Self { name: ImageName::new(name).map_err(wrong)?, version })
+        Ok(Self { name: ImageName::new(name)?, version })
     }
 }
 

@@ -46,6 +46,21 @@ pub struct PublishedPort {
     pub transport: Transport,
 }
 
+impl PublishedPort {
+    /// Whether this one and `other` cannot be published at once: one port of an address that both have.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let addresses = match (self.address, other.address) {
+            (Some(one), Some(two)) => {
+                one == two || one.is_ipv4() == two.is_ipv4() && (one.is_unspecified() || two.is_unspecified())
+            }
+            // No address is every address.
+            _ => true,
+        };
+        addresses && self.host == other.host && self.transport == other.transport
+    }
+}
+
 /// Text that is no published port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("port `{}` is not [IP:]HOST:CONTAINER[/tcp|/udp] with ports from 1 to 65535", given.escape_debug())]
@@ -124,6 +139,18 @@ pub struct HostEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_meet_on_an_address_that_both_have() {
+        let meet = |one: &str, two: &str| {
+            let (one, two): (PublishedPort, PublishedPort) = (one.parse().unwrap(), two.parse().unwrap());
+            assert_eq!(one.meets(&two), two.meets(&one));
+            one.meets(&two)
+        };
+        assert!(meet("80:1", "80:2") && meet("80:1", "127.0.0.1:80:1") && meet("0.0.0.0:80:1", "127.0.0.1:80:1"));
+        assert!(!meet("80:1", "81:1") && !meet("80:1", "80:1/udp") && !meet("127.0.0.1:80:1", "127.0.0.2:80:1"));
+        assert!(!meet("0.0.0.0:80:1", "[::1]:80:1"));
+    }
 
     #[test]
     fn ports_read_back_from_their_text() {

@@ -24,11 +24,13 @@ use crate::config::IdsConfig;
 /// Blocks kept claimed for containers to come.
 const SPARE_MAX: usize = 16;
 
-/// The state directory is not free.
+/// The state or run directory is not free.
 #[derive(Debug, thiserror::Error)]
 pub enum LockStateError {
     /// Another daemon has it.
-    #[error("node {name} runs already with state directory {path}, as process {pid}")]
+    #[error(
+        "node {name} runs already with directory {path}, as process {pid}; end it first, or name other directories"
+    )]
     Taken {
         /// The node.
         name: String,

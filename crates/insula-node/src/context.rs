@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use insula_model::ImageId;
+use insula_api::{Problem, ProblemCode};
+use insula_model::{ContainerId, ImageId, PublishedPort};
 
 use crate::admission::Ledger;
 use crate::attach::Tokens;
@@ -80,6 +81,30 @@ impl Context {
         let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
         let running = snapshots.filter(|now| now.is_up() && now.facts.image.as_ref() == Some(image));
         u64::try_from(running.count()).unwrap_or(u64::MAX)
+    }
+
+    /// Refuses ports that another container has now, by its name: the keeper's sockets tell nobody whose they are.
+    ///
+    /// # Errors
+    ///
+    /// Conflict.
+    pub(crate) fn refuse_taken_ports(&self, id: ContainerId, ports: &[PublishedPort]) -> Result<(), Problem> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        for other in self.directory.all().into_iter().map(|handle| handle.snapshot()) {
+            let meets = |port: &&PublishedPort| other.spec.ports.iter().any(|taken| taken.meets(port));
+            if let Some(port) = ports.iter().find(meets)
+                && other.record.id != id
+                && other.is_up()
+            {
+                let name = &other.record.name;
+                let detail = format!("port {port} is in use by container {name}");
+                let remedy = format!("publish another port of the host, or `insula stop {name}` first");
+                return Err(Problem::new(ProblemCode::Conflict, detail).with_remedy(remedy));
+            }
+        }
+        Ok(())
     }
 
     /// Names of the containers that need `image`, in order.

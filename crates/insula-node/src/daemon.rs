@@ -48,7 +48,7 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
-    /// Another daemon has the state directory.
+    /// Another daemon has the state or run directory.
     #[error(transparent)]
     Lock(#[from] LockStateError),
     /// The store of intent.
@@ -57,6 +57,9 @@ pub enum RunError {
     /// The store of images.
     #[error(transparent)]
     Images(#[from] insula_image::store::OpenStoreError),
+    /// Mounts, namespaces and control groups are root's.
+    #[error("it needs root; start it with sudo, or as the service insula")]
+    NotRoot,
     /// The runtime or a signal handler.
     #[error("start the daemon's runtime")]
     Runtime(#[source] std::io::Error),
@@ -71,9 +74,13 @@ pub enum RunError {
 ///
 /// What kept it from starting; nothing is left behind then.
 pub fn run(config: Config) -> Result<(), RunError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(RunError::NotRoot);
+    }
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_else(|_| "info".into());
     // Whoever runs the node as a part of something else may have its own.
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init().ok();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours).with_env_filter(filter).try_init().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("node")
@@ -97,11 +104,15 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let events = Arc::new(Events::new());
     let images = Images::open(&config.state_dir, events.clone())?;
     let host = crate::machine::connect(&config, images.store()).await.map_err(RunError::Host)?;
-    let (context, records) = open(config, host, images, events)?;
-    adopt(&context, records).await.map_err(RunError::Host)?;
+    let (context, listener) = match take_over(config, host.clone(), images, events).await {
+        Ok(ready) => ready,
+        Err(error) => {
+            host.end_if_idle().await;
+            return Err(error);
+        }
+    };
     let left = context.clone();
     tokio::task::spawn_blocking(move || left.images.remove_leftovers());
-    let listener = listen(&context)?;
     context.ids.fill();
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
@@ -122,6 +133,19 @@ async fn serve(config: Config) -> Result<(), RunError> {
     serving.shutdown().await;
     end(&context).await;
     Ok(())
+}
+
+/// Makes what is there and what is to be there one again, and listens.
+async fn take_over(
+    config: Config,
+    host: Arc<dyn Host>,
+    images: Images,
+    events: Arc<Events>,
+) -> Result<(Arc<Context>, Listeners), RunError> {
+    let (context, records) = open(config, host, images, events)?;
+    adopt(&context, records).await.map_err(RunError::Host)?;
+    let listeners = listen(&context)?;
+    Ok((context, listeners))
 }
 
 /// Opens every part that needs no kernel; the rest is `host`.

@@ -48,6 +48,12 @@ impl HostLimit {
     }
 }
 
+/// Descriptors that each program of a node of this capacity wants to be allowed.
+#[must_use]
+pub(crate) fn open_files_wanted(capacity: &CapacityConfig) -> u64 {
+    u64::try_from(capacity.running).unwrap_or(u64::MAX).saturating_mul(FILES_PER_CONTAINER)
+}
+
 /// What a node of this capacity wants of its host.
 #[must_use]
 pub fn host_limits(capacity: &CapacityConfig) -> Vec<HostLimit> {

@@ -41,7 +41,7 @@ pub(crate) fn answer(context: &Context, query: &WhoisQuery) -> Result<WhoisAnswe
     };
     match found {
         Some(snapshot) => Ok(WhoisAnswer { name: snapshot.record.name.clone(), id: snapshot.record.id, by: what }),
-        None => Err(Problem::new(ProblemCode::NotFound, format!("{what} is no container's of this node"))),
+        None => Err(Problem::new(ProblemCode::NotFound, format!("{what}: belongs to no container of this node"))),
     }
 }
 
@@ -68,7 +68,10 @@ fn by_address(
         (Ok(socket), _) => (socket.ip(), Some(socket.port())),
         (_, Ok(address)) => (address, None),
         _ => {
-            let detail = format!("`{}` is no address; write IP, IP:PORT or [IP6]:PORT", given.escape_debug());
+            let detail = format!(
+                "`{}` is no address (IP, IP:PORT or [IP6]:PORT), process id or absolute path",
+                given.escape_debug()
+            );
             return Err(Problem::new(ProblemCode::Invalid, detail));
         }
     };

@@ -305,10 +305,6 @@ fn execute_program(plan: &Plan, slots: &Slots, worker: &Channel) -> StepFailure 
                 },
             };
             let failure = match &plan.exec.program {
-                Program::Path(path) if errno == Errno::NOENT => {
-                    let target = path.to_string_lossy().into_owned();
-                    StepFailure::Target { target, problem: crate::failure::TargetProblem::Missing }
-                }
                 Program::Path(path) => StepFailure::kernel(format!("execve({})", path.to_string_lossy()), errno),
                 Program::Slot(_) => StepFailure::kernel(call(), errno),
             };

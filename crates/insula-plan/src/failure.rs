@@ -147,7 +147,9 @@ pub enum TargetProblem {
 impl std::fmt::Display for TargetProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Missing => "does not exist in the image; add it there, or give the container a writable root",
+            Self::Missing => {
+                "does not exist in the image; add it there, or give the container a writable root (--root writable)"
+            }
             Self::SymbolicLink => "is a symbolic link in the image, or lies behind one; mounts need a real directory",
             Self::NotDirectory => "is not a directory in the image",
             Self::IsDirectory => "is a directory in the image, where a file is needed",

@@ -167,7 +167,13 @@ impl Inside<'_> {
     fn set(&self, path: &str, value: &str, missing: Missing) -> Result<(), StepFailure> {
         let target = format!("/proc/sys/{path}");
         let file = match beneath::open_target(self.root()?, &target, OFlags::WRONLY) {
-            Err(failure) if missing == Missing::Skip && beneath::is_missing(&failure) => return Ok(()),
+            Err(failure) if beneath::is_missing(&failure) => {
+                return match missing {
+                    Missing::Skip => Ok(()),
+                    // Of the kernel, not of the image.
+                    _ => Err(StepFailure::kernel(format!("open({target})"), Errno::NOENT)),
+                };
+            }
             file => file?,
         };
         let wrong = |errno| StepFailure::kernel(format!("write({target})"), errno);

@@ -10,6 +10,7 @@
 //! A controller is in one hierarchy only. The version 2 tree gives freezing, killing and BPF even without controllers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use insula_kernel::cgroup;
@@ -105,6 +106,24 @@ pub enum DetectCgroupsError {
     /// No hierarchy is mounted at all.
     #[error("no control group hierarchy is mounted; mount cgroup2 on /sys/fs/cgroup")]
     NoneMounted,
+}
+
+impl fmt::Display for CgroupLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |controllers: &mut dyn Iterator<Item = &Controller>| -> String {
+            controllers.map(|controller| controller.version_1_name()).collect::<Vec<_>>().join(" ")
+        };
+        if !self.legacy.is_empty() {
+            write!(f, "version 1 with {}", names(&mut self.legacy.keys()))?;
+        }
+        let Some(unified) = &self.unified else { return Ok(()) };
+        let and = if self.legacy.is_empty() { "" } else { "; " };
+        write!(f, "{and}version 2 at {}", unified.mount.display())?;
+        match unified.controllers.is_empty() {
+            true => f.write_str(" without controllers"),
+            false => write!(f, " with {}", names(&mut unified.controllers.iter())),
+        }
+    }
 }
 
 impl CgroupLayout {
@@ -221,6 +240,8 @@ mod tests {
         assert_eq!(layout.hierarchy_of(Controller::Cpuacct), Some((Version::One, cpu)));
         assert_eq!(layout.hierarchy_of(Controller::Pids), None);
         assert_eq!(layout.systemd.as_deref(), Some(Path::new("/sys/fs/cgroup/systemd")));
+        let said = layout.to_string();
+        assert_eq!(said, "version 1 with memory cpu cpuacct; version 2 at /sys/fs/cgroup/unified without controllers");
         assert_eq!(layout.unified.unwrap().mount, Path::new("/sys/fs/cgroup/unified"));
     }
 

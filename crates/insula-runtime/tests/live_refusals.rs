@@ -92,7 +92,7 @@ fn live_a_program_that_cannot_be_executed_is_named_and_leaves_nothing() {
     let mut node = Node::start();
     let key = node.image();
     let failure = fails(&mut node, &key, id(2), |plan| plan.exec.program = Program::Path(c"/no/init".to_owned()));
-    assert!(failure.to_string().contains("`/no/init` does not exist"), "{failure}");
+    assert!(failure.to_string().contains("execve(/no/init): No such file"), "{failure}");
     let failure = fails(&mut node, &key, id(2), |plan| plan.exec.program = Program::Path(c"/etc/passwd".to_owned()));
     assert!(failure.to_string().contains("execve(/etc/passwd)"), "{failure}");
     let failure = fails(&mut node, &key, id(2), |plan| plan.exec.program = Program::Slot(FdSlot(200)));
@@ -192,7 +192,10 @@ fn live_a_volume_on_a_target_that_is_missing_or_of_another_kind_is_refused_by_na
     let key = node.image();
     let source = VolumeSource { owner: Owner { uid: 0, gid: 0 }, kind: VolumeKind::Directory };
     for (target, problem) in [
-        ("/missing", "does not exist in the image; add it there, or give the container a writable root"),
+        (
+            "/missing",
+            "does not exist in the image; add it there, or give the container a writable root (--root writable)",
+        ),
         ("/bin/sh", "is a symbolic link"),
         ("/bin/busybox", "is not a directory"),
     ] {

@@ -326,3 +326,85 @@ fn live_a_full_disk_costs_log_lines_and_no_container() {
     drop(disk);
     node.start_daemon();
 }
+
+#[test]
+fn live_a_full_disk_is_said_and_over_when_it_has_room_again() {
+    let mut node = Node::start();
+    let disk = SmallDisk::under(&mut node, 32);
+    node.import_busybox();
+    for name in ["kept", "gone"] {
+        node.ok(["create", "--name", name, "busybox", "true"]);
+    }
+    let filler = disk.fill(0);
+    let large = "x".repeat(100_000);
+    let refused = (0..100).find_map(|number| {
+        let said = node.run(["set", "kept", &format!("env.V{number}={large}")]);
+        (said.code != 0).then_some(said)
+    });
+    let said = refused.expect("100 settings of 100 kB fit on a full disk");
+    assert!(said.code == 1 && said.stderr.contains("No space left on device"), "{}: {}", said.code, said.stderr);
+    // What is there can be deleted, and a failure of the disk is not for ever.
+    node.ok(["delete", "gone"]);
+    drop(filler);
+    node.ok(["set", "kept", "label.after=all"]);
+    node.kill_daemon();
+    node.start_daemon();
+    let names: Vec<_> = node.json(["list"]).as_array().unwrap().iter().map(|view| view["name"].clone()).collect();
+    assert_eq!(names, ["kept"]);
+    assert_eq!(node.show("kept")["labels"]["after"], "all");
+    node.ok(["delete", "kept"]);
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
+}
+
+#[test]
+fn live_a_daemon_that_does_not_start_leaves_no_process() {
+    let node = Node::start();
+    let (state, run) = (node.directory().join("state2"), node.directory().join("run2"));
+    // Another node of the same name has the subnets, which is found out after the launcher was started.
+    let mut second = node.insula(["node", "run", "--name", node.name()]);
+    second.arg("--state-dir").arg(&state).arg("--run-dir").arg(&run);
+    let said = insula_testkit::run_bounded(second, b"", insula_testkit::PATIENCE);
+    assert_eq!(said.code, 1, "{}", said.stderr);
+    assert!(said.stderr.contains("subnets") && said.stderr.contains(node.name()), "{}", said.stderr);
+    assert!(!said.stderr.contains('\u{1b}'), "colours in a file: {:?}", said.stderr);
+    let run = run.to_str().unwrap();
+    eventually("launcher and keeper end", || {
+        (!node.on_host().processes.iter().any(|(_, command)| command.contains(run))).then_some(())
+    });
+}
+
+#[test]
+fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "-p", "127.0.0.1:18973:80", "busybox", "sleep", "600"]);
+    let cases: [(i32, &[&str], &[&str]); 8] = [
+        (
+            4,
+            &["run", "-d", "--name", "d", "-p", "18973:80", "busybox", "true"],
+            &["18973:80", "container c", "insula stop c"],
+        ),
+        (125, &["run", "--rm", "--tmpfs", "/none", "busybox", "true"], &["`/none`", "--root writable"]),
+        (
+            125,
+            &["run", "--rm", "--sysctl", "net.none=1", "busybox", "true"],
+            &["open(/proc/sys/net/none)", "No such file"],
+        ),
+        (125, &["run", "--rm", "--init", "image", "busybox"], &["execve(/sbin/init)", "No such file"]),
+        (125, &["run", "--rm", "busybox@", "true"], &["image version is empty"]),
+        (125, &["run", "--rm", "--ulimit", "nofile=2:1", "busybox", "true"], &["SOFT of at most HARD"]),
+        (2, &["stats", "--interval", "0", "c"], &["0.1 seconds or more"]),
+        (3, &["whois", "--gid", "5"], &["group 5", "belongs to no container of this node"]),
+    ];
+    for (code, words, said) in cases {
+        let stderr = node.fails(code, words.iter().copied());
+        for part in said {
+            assert!(stderr.contains(part), "{words:?}: `{part}` is not in: {stderr}");
+        }
+    }
+    assert_eq!(node.ok(["show", "-q", "c"]).text(), "c");
+    let found = node.json(["doctor"])["findings"].to_string();
+    assert!(found.contains("open files") && found.contains("version") && !found.contains("CgroupLayout"), "{found}");
+}

@@ -207,7 +207,7 @@ fn volume(given: &str, around: &Surroundings<'_>) -> Result<VolumeMount, Failure
     absolute.parse().map_err(|error: insula_model::ParseVolumeError| Failure::Argument {
         argument: "--volume".to_owned(),
         reason: error.to_string(),
-        remedy: Some("write an absolute SRC, or one that begins with ./".to_owned()),
+        remedy: Some("write SRC:DST, both absolute or SRC beginning with ./".to_owned()),
     })
 }
 

@@ -161,8 +161,22 @@ pub fn parse_ulimit(given: &str) -> Result<Ulimit, ParseValueError> {
         (Some(soft), Some(hard)) if soft <= hard && !name.is_empty() => {
             Ok(Ulimit { name: name.to_ascii_lowercase(), soft, hard })
         }
+        (Some(_), Some(_)) if !name.is_empty() => Err(wrong(given, "NAME=SOFT:HARD with a SOFT of at most HARD")),
         _ => Err(wrong(given, form)),
     }
+}
+
+/// Time between two readings of something: as [`parse_duration`], a tenth of a second at least.
+///
+/// # Errors
+///
+/// It is no such amount, or less.
+pub fn parse_interval(given: &str) -> Result<Duration, ParseValueError> {
+    let least = Duration::from_millis(100);
+    parse_duration(given)
+        .ok()
+        .filter(|time| *time >= least)
+        .ok_or_else(|| wrong(given, "a length of time of 0.1 seconds or more, such as 0.5, 2 or 1m"))
 }
 
 /// Seconds as `10`, `0.5`, or with a unit: `500ms`, `10s`, `5m`, `2h`, `1d`.
@@ -263,6 +277,15 @@ mod tests {
         assert_eq!(shown("CORE=0:unlimited").unwrap(), ("core".to_owned(), 0, u64::MAX));
         for bad in ["", "nofile", "=1", "nofile=2:1", "nofile=x"] {
             assert!(parse_ulimit(bad).is_err(), "{bad}");
+        }
+        assert!(parse_ulimit("nofile=2:1").unwrap_err().to_string().contains("at most HARD"));
+    }
+
+    #[test]
+    fn an_interval_is_no_busy_loop() {
+        assert_eq!(parse_interval("0.1").unwrap(), Duration::from_millis(100));
+        for bad in ["0", "0.05", "50ms", "x"] {
+            assert!(parse_interval(bad).unwrap_err().to_string().contains("0.1 seconds or more"), "{bad}");
         }
     }
 

@@ -70,7 +70,7 @@ fn problem(name: &str, error: &CopyError) -> Problem {
     problem.detail = format!("container {name}: {}", problem.detail);
     match error {
         CopyError::Passing { .. } => problem.with_remedy(format!("copy below /data, or `insula start {name}` first")),
-        CopyError::Image { .. } => {
+        CopyError::Image { .. } | CopyError::Inside { errno: Errno::ROFS, .. } => {
             problem.with_remedy("copy below /data, or create the container with --root writable")
         }
         _ => problem,

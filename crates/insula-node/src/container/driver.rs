@@ -479,6 +479,7 @@ impl Driver {
         if let Some(problem) = &self.unresolved {
             return Err(problem.clone());
         }
+        self.context.refuse_taken_ports(self.record.id, &self.spec.ports)?;
         self.context.ledger.reserve(self.record.id, &self.spec.resources)?;
         Ok(StartOrder {
             id: self.record.id,

@@ -55,6 +55,8 @@ struct Connection {
 #[derive(Debug, Default)]
 struct State {
     connection: Option<Arc<Connection>>,
+    /// Process number of the launcher there.
+    launcher: Option<u32>,
     last_op: u64,
     /// How many connections were closed.
     generation: u64,
@@ -105,7 +107,7 @@ impl Link {
                           run the newer build";
             return Err(Problem::new(ProblemCode::NotSupported, detail).with_remedy(remedy));
         }
-        self.publish(connection)
+        self.publish(connection, pid)
     }
 
     /// Says hello; what the launcher speaks, and its process number.
@@ -138,14 +140,20 @@ impl Link {
     }
 
     /// Lets everybody send: not before, because the hello is the first word.
-    fn publish(&self, connection: Arc<Connection>) -> Result<(), Problem> {
+    fn publish(&self, connection: Arc<Connection>, pid: u32) -> Result<(), Problem> {
         let mut state = self.state();
         if connection.closed.load(Ordering::Relaxed) {
             return Err(lost("the launcher ended"));
         }
         state.connection = Some(connection);
+        state.launcher = Some(pid);
         self.connected.send_replace(true);
         Ok(())
+    }
+
+    /// Process number of the launcher, or of the last one.
+    pub(super) fn launcher(&self) -> Option<u32> {
+        self.state().launcher
     }
 
     /// A number that is another one after a launcher went away.

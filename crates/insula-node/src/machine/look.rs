@@ -73,8 +73,42 @@ impl Machine {
         findings.extend(self.host_limits.iter().filter_map(limit_finding));
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         findings.push(good("kernel", format!("Linux {release}")));
-        findings.push(good("control groups", format!("{:?}", self.groups.layout())));
+        findings.push(good("control groups", self.groups.layout().to_string()));
+        findings.push(self.look_at_open_files());
         findings
+    }
+
+    /// Descriptors that the daemon and the launcher (and what it starts) may have: each holds some for every container.
+    fn look_at_open_files(&self) -> Finding {
+        let launcher = self
+            .link
+            .launcher()
+            .and_then(|pid| open_files_of(&std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?));
+        let now = launcher.unwrap_or(self.files_hard).min(self.files_hard);
+        open_files_finding(now, self.files_wanted)
+    }
+}
+
+/// The hard limit in a `/proc/PID/limits`.
+fn open_files_of(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let hard = line.split_ascii_whitespace().nth(1)?;
+    if hard == "unlimited" { Some(u64::MAX) } else { hard.parse().ok() }
+}
+
+fn open_files_finding(now: u64, wanted: u64) -> Finding {
+    if now >= wanted {
+        return good("open files", format!("{now} for each program of the node"));
+    }
+    Finding {
+        subject: "open files".to_owned(),
+        level: FindingLevel::Warning,
+        detail: format!(
+            "{now} for each program of the node: bounds running containers; {wanted} is enough for a full node"
+        ),
+        remedy: Some(format!(
+            "give the node LimitNOFILE={wanted} in its systemd unit, or `ulimit -n {wanted}` in its shell, and start it again"
+        )),
     }
 }
 
@@ -132,5 +166,19 @@ mod tests {
         assert_eq!(row.pid, std::process::id());
         assert!(row.command.contains("insula_node"), "{}", row.command);
         assert!(row.resident_bytes > 0);
+    }
+
+    #[test]
+    fn a_low_limit_of_open_files_is_found_with_what_to_do() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max processes             96365                96365                processes\n\
+                      Max open files            1024                 4096                 files\n";
+        assert_eq!(open_files_of(limits), Some(4_096));
+        assert_eq!(open_files_of(&limits.replace("4096 ", "unlimited ")), Some(u64::MAX));
+        assert_eq!(open_files_of(""), None);
+        let finding = open_files_finding(4_096, 32_768);
+        assert_eq!(finding.level, FindingLevel::Warning);
+        assert!(finding.remedy.unwrap().contains("LimitNOFILE=32768"));
+        assert_eq!(open_files_finding(32_768, 32_768).level, FindingLevel::Good);
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Machine {
     layers: LayerNames,
     files_soft: u64,
     files_hard: u64,
+    /// Descriptors that a full node wants each of its programs to be allowed.
+    files_wanted: u64,
     host_limits: Vec<crate::tune::HostLimit>,
     log_bounds: LogBounds,
     /// The daemon ends: a launcher that goes away is not replaced.

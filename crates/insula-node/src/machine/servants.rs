@@ -56,6 +56,25 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
     let run = RunDir::new(&config.run_dir);
     let link = Arc::new(Link::default());
     connect_patiently(&link, &run).await?;
+    match set_up(config, images, link.clone(), run).await {
+        Ok(machine) => {
+            tokio::spawn(watch_over(machine.clone()));
+            Ok(Arc::new(Handle(machine)))
+        }
+        Err(problem) => {
+            // Nothing is left of a node that does not start, but for what has containers.
+            link.call(LauncherRequest::Shutdown(ShutdownWhen::Idle), &[]).await.ok();
+            Err(problem)
+        }
+    }
+}
+
+async fn set_up(
+    config: &Config,
+    images: Arc<ImageStore>,
+    link: Arc<Link>,
+    run: RunDir,
+) -> Result<Arc<Machine>, Problem> {
     let kept = take_claim(&link).await;
     let network_config = network_config(config)?;
     let names = config.network.names.then(|| config.network.resolvers.clone());
@@ -87,6 +106,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
         layers: LayerNames::of(&Features::probe()),
         files_soft: config.defaults.files_limit,
         files_hard,
+        files_wanted: crate::tune::open_files_wanted(&config.capacity),
         host_limits: crate::tune::host_limits(&config.capacity),
         log_bounds: log_bounds(config),
         ending: AtomicBool::new(false),
@@ -96,8 +116,7 @@ pub(crate) async fn connect(config: &Config, images: Arc<ImageStore>) -> Result<
     });
     machine.learn_mounted().await?;
     machine.clone().unmount_strangers().await;
-    tokio::spawn(watch_over(machine.clone()));
-    Ok(Arc::new(Handle(machine)))
+    Ok(machine)
 }
 
 fn network_config(config: &Config) -> Result<NetworkConfig, Problem> {

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use insula_model::{ContainerName, ImageRef, Signal};
 
 use super::DetachKeys;
-use crate::values::{KeyValue, Variable, parse_duration};
+use crate::values::{KeyValue, Variable, parse_duration, parse_interval};
 
 /// One or more containers.
 #[derive(Debug, Args)]
@@ -318,7 +318,7 @@ pub struct StatsArgs {
     #[arg(long)]
     pub no_stream: bool,
     /// Time between two readings, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_duration, default_value = "1")]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_interval, default_value = "1")]
     pub interval: Duration,
     /// Containers, by name or id; all running ones otherwise
     #[arg(value_name = "NAME")]

@@ -69,9 +69,13 @@ pub(super) async fn show(session: &mut Session, args: NamesArgs) -> Result<u8, F
     for name in &args.names {
         views.push(session.client.get(&container_path(name)).await?);
     }
-    let mut table = Table::new(["FIELD", "VALUE"]);
+    let mut table = if session.printer.quiet { Table::new(["NAME"]) } else { Table::new(["FIELD", "VALUE"]) };
     for view in &views {
-        details(&mut table, view, Timestamp::now());
+        if session.printer.quiet {
+            table.push([Cell::from(view.summary.name.as_str())]);
+        } else {
+            details(&mut table, view, Timestamp::now());
+        }
     }
     match &views[..] {
         [view] => session.printer.value(view, &table)?,
