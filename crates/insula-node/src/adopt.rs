@@ -37,7 +37,9 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
     records.extend(context.facts.records().into_iter().filter(|record| !stored.contains(&record.id)));
     let runs = |record: &&ContainerRecord| found.contains_key(&record.id);
     let running = records.iter().filter(runs).map(|record| (record.id, record.traces())).collect();
+    let outputs = records.iter().filter(runs).map(|record| (record.id, record.spec.log)).collect();
     context.host.set_up_network(running).await?;
+    context.host.adopt_outputs(outputs).await;
     name_service::begin(context).await;
     for record in records {
         let running = found.remove(&record.id);

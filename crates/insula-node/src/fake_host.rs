@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use insula_api::{Finding, Problem, ProblemCode, ProcessRow, ResourceUsage};
 use insula_image::convert::{Convert, InProcess};
-use insula_model::{ContainerId, IdRange, NetworkMode, ResourceSpec, Signal};
+use insula_model::{ContainerId, IdRange, LogMode, NetworkMode, ResourceSpec, Signal};
 use insula_plan::protocol::launcher::ImageKey;
 use insula_plan::protocol::names::NamedContainer;
 use jiff::Timestamp;
@@ -205,6 +205,10 @@ impl Host for FakeHost {
 
     fn ids_of_guests(&self) -> Option<IdRange> {
         None
+    }
+
+    fn adopt_outputs(&self, _: Vec<(ContainerId, LogMode)>) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
     }
 
     fn end_names(&self) -> BoxFuture<'static, Result<(), Problem>> {

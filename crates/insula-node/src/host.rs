@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use insula_api::{Finding, Problem, ProcessRow, ResourceUsage};
 use insula_image::convert::Convert;
 use insula_model::{
-    ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, MountPlan, NetworkMode, ResourceSpec,
-    Signal,
+    ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, LogMode, MountPlan, NetworkMode,
+    ResourceSpec, Signal,
 };
 use insula_plan::protocol::launcher::ImageKey;
 use insula_plan::protocol::names::NamedContainer;
@@ -245,6 +245,9 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn look_for_resolvers(&self) -> BoxFuture<'static, ()>;
     /// Has the name service answer by these containers from now on.
     fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem>;
+    /// Takes care of what these running containers, whose output is logged or not, write: a keeper that knows nothing of
+    /// them is given what it needs. After [`Host::set_up_network`].
+    fn adopt_outputs(&self, running: Vec<(ContainerId, LogMode)>) -> BoxFuture<'static, ()>;
     /// Makes the node's network ready, with what leads to the containers that run already.
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>>;
     /// Ends what serves the containers (launcher, keeper) if no container runs; whether it did.

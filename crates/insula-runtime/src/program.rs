@@ -6,6 +6,7 @@ use insula_model::{ImageConfig, InitKind};
 use insula_plan::plan::{Exec, Program};
 use insula_plan::privilege::PrivilegeStep;
 use insula_plan::protocol::init::InitConfig;
+use insula_plan::protocol::keeper::LogStream;
 use insula_plan::slot::{FdSlot, Input};
 
 use crate::process::{environment, main_process, string, variables};
@@ -38,7 +39,12 @@ pub(crate) fn insula_init(request: &StartRequest<'_>, slots: &mut SlotAllocator)
     let config = insula_plan::protocol::channel::encode(&InitConfig::new(main));
     let program = slots.input(Input::InitProgram);
     let others = [Input::Content { bytes: config }, Input::Status, Input::ExecListener, Input::ExitFact];
-    let fds = streams.into_iter().chain(others.map(|input| slots.input(input))).collect();
+    let others = others.map(|input| slots.input(input));
+    let held = [LogStream::Output, LogStream::Error].map(|stream| match request.held.contains(&stream) {
+        true => slots.given(GivenFd::Held(stream)),
+        false => slots.input(Input::Null),
+    });
+    let fds = streams.into_iter().chain(others).chain(held).collect();
     let argv = vec![string("program", "insula-init")?];
     Ok(Exec { program: Program::Slot(program), argv, env: Vec::new(), fds })
 }

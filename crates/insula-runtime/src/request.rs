@@ -8,6 +8,7 @@ use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageConf
 use insula_network::{ContainerNetwork, NodeNetwork};
 use insula_plan::host_step::{Device, LayerNames};
 use insula_plan::plan::Plan;
+use insula_plan::protocol::keeper::LogStream;
 use insula_plan::protocol::launcher::ImageKey;
 use insula_plan::protocol::process::{ParseUserError, WindowSize};
 use insula_resources::NodeGroups;
@@ -47,6 +48,8 @@ pub struct StartRequest<'a> {
     pub devices: &'a [DeviceNode],
     /// Standard streams of the main process.
     pub streams: MainStreams,
+    /// Outputs whose other end process 1 is to hold.
+    pub held: &'a [LogStream],
     /// What the host is like.
     pub host: HostFacts<'a>,
 }
@@ -147,6 +150,8 @@ pub enum GivenFd {
     Stdout,
     /// Standard error.
     Stderr,
+    /// The other end of the pipe that this output is, for process 1 to hold.
+    Held(LogStream),
     /// The container's persistent data directory.
     Data,
     /// The node's software directory.

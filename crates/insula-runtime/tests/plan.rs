@@ -87,6 +87,7 @@ impl World {
             volumes: &self.volumes,
             devices: &[],
             streams: MainStreams::Given,
+            held: &[],
             host: HostFacts {
                 groups: &self.groups,
                 layers: LayerNames::Descriptors,
@@ -165,7 +166,7 @@ fn a_start_has_the_places_of_the_image_data_and_software() {
         assert_eq!(attached(&plan, target), Some(Missing::Refuse), "{target}");
     }
     assert!(matches!(plan.exec.program, Program::Slot(_)));
-    assert_eq!(plan.exec.fds.len(), 7);
+    assert_eq!(plan.exec.fds.len(), 9);
     assert_eq!(plan.spawn.namespaces, NamespaceSet::ALL);
 }
 

@@ -98,14 +98,14 @@ fn live_a_killed_launcher_and_a_killed_keeper_are_replaced() {
     }
     node.wait_for_state("ends", "stopped");
     assert_eq!(node.show("ends")["exit_code"], 6);
-    let seen = lines_of_log(&node);
-    eventually("the log goes on", || (lines_of_log(&node) > seen).then_some(()));
+    let seen = lines_of_log(&node, "logs");
+    eventually("the log goes on", || (lines_of_log(&node, "logs") > seen).then_some(()));
     node.ok(["delete", "--force", "logs", "ends"]);
 }
 
-/// How many lines the container `logs` wrote.
-fn lines_of_log(node: &Node) -> usize {
-    node.ok(["logs", "logs"]).stdout.lines().count()
+/// How many lines a container wrote.
+fn lines_of_log(node: &Node, name: &str) -> usize {
+    node.ok(["logs", name]).stdout.lines().count()
 }
 
 #[test]
@@ -296,4 +296,42 @@ fn live_running_containers_are_reached_again_after_the_nodes_address_was_lost() 
     lose();
     node.ok(["run", "--rm", "busybox", "true"]);
     assert_eq!(way(), before, "the start of another container makes it again");
+}
+
+#[test]
+fn live_containers_outlive_launcher_and_keeper_that_die_together_and_their_logs_go_on() {
+    let mut node = node();
+    let script = "trap 'exit 6' TERM; while echo line; do sleep 0.05; done";
+    for (name, options) in [("piped", &[][..]), ("seen", &["-t"]), ("unseen", &["--no-log"])] {
+        node.ok([&["run", "-d", "--name", name], options, &["busybox", "sh", "-c", script]].concat());
+    }
+    node.ok(["run", "-d", "--name", "web", "-p", "127.0.0.1:38131:80", "busybox", "sleep", "600"]);
+    let mut seen = (lines_of_log(&node, "piped"), lines_of_log(&node, "seen"));
+    for with_daemon in [false, true] {
+        let [launcher, keeper] = ["insula-launcher", "insula-keeper"].map(|name| node.servant(name).unwrap());
+        if with_daemon {
+            node.kill_daemon();
+        }
+        [launcher, keeper].into_iter().for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+        if with_daemon {
+            eventually("they are gone", || node.servant("insula-keeper").is_none().then_some(()));
+            node.start_daemon();
+        }
+        eventually("there are others", || node.servant("insula-keeper").filter(|now| *now != keeper));
+        for (name, seen) in [("piped", &mut seen.0), ("seen", &mut seen.1)] {
+            // More than a pipe or a terminal takes by itself would be needed to hold a writer up; a broken one ends it.
+            eventually("the log goes on", || (lines_of_log(&node, name) > *seen + 5).then_some(()));
+            *seen = lines_of_log(&node, name);
+        }
+        assert_eq!(node.show("unseen")["state"], "running");
+        eventually("the port is reserved again", || {
+            std::net::TcpListener::bind(("127.0.0.1", 38131)).is_err().then_some(())
+        });
+    }
+    for name in ["piped", "seen", "unseen"] {
+        node.ok(["stop", name]);
+        assert_eq!(node.show(name)["exit_code"], 6, "{name}");
+    }
+    node.ok(["start", "piped"]);
+    eventually("it logs again", || (lines_of_log(&node, "piped") > seen.0).then_some(()));
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             config           +-----------+  Started, Failed, Ended   status socket -> launcher
-//!   launcher ------ fds 0..6 ->| process 1 |------------------------->
+//!   launcher ------ fds 0..8 ->| process 1 |------------------------->
 //!                              |           |  End                      exit fact (host file)
 //!   host root -- exec socket ->|           |------------------------->
 //!                              +-----------+
@@ -25,7 +25,7 @@ use insula_kernel::signals::{self, Recipient, SignalFd};
 use insula_plan::protocol::PROTOCOL_VERSION;
 use insula_plan::protocol::channel::{self, Channel, Wait};
 use insula_plan::protocol::init::{
-    CONFIG_BYTES_MAX, CONFIG_FD, EXEC_FD, EXIT_FACT_FD, FIRST_FREE_FD, InitConfig, InitEvent, STATUS_FD,
+    CONFIG_BYTES_MAX, CONFIG_FD, EXEC_FD, EXIT_FACT_FD, FIRST_FREE_FD, HELD_FDS, InitConfig, InitEvent, STATUS_FD,
 };
 use insula_plan::protocol::process::{SpawnFailure, Stdio};
 use insula_plan::protocol::status::{End, ExitStatus, WallTime};
@@ -115,6 +115,8 @@ fn begin(status: Channel) -> Result<(Process1, InitConfig), BeginError> {
     let config = take(CONFIG_FD)?;
     let listener = take(EXEC_FD)?;
     let exit_fact = take(EXIT_FACT_FD)?;
+    let [output, error] = HELD_FDS.map(take);
+    let held = [output?, error?];
     fd_table::close_from(FIRST_FREE_FD).map_err(kernel("close_range"))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
@@ -125,7 +127,8 @@ fn begin(status: Channel) -> Result<(Process1, InitConfig), BeginError> {
     poller.add(&signals, SIGNALS, Interest::Read).map_err(kernel("epoll_ctl(signals)"))?;
     poller.add(&listener, LISTENER, Interest::Read).map_err(kernel("epoll_ctl(listener)"))?;
     let main = MainProcess::NotStarted;
-    Ok((Process1 { poller, signals, status, listener, exit_fact, main, sessions: Sessions::default() }, config))
+    let sessions = Sessions::default();
+    Ok((Process1 { poller, signals, status, listener, exit_fact, _held: held, main, sessions }, config))
 }
 
 fn read_config(memfd: &OwnedFd) -> Result<InitConfig, BeginError> {
@@ -171,6 +174,8 @@ struct Process1 {
     status: Channel,
     listener: OwnedFd,
     exit_fact: OwnedFd,
+    /// Only held, at [`HELD_FDS`].
+    _held: [OwnedFd; 2],
     main: MainProcess,
     sessions: Sessions,
 }
@@ -232,6 +237,10 @@ impl Process1 {
                 self.poller.remove(&spawning.report);
                 let (pid, terminal) = (spawning.pid, spawning.terminal.take());
                 self.main = MainProcess::Running(pid);
+                if let Some(master) = &terminal {
+                    // Without it the terminal only hangs up when launcher and keeper die together.
+                    fd_table::occupy(HELD_FDS[0], master.as_fd()).unwrap_or_default();
+                }
                 let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
                 let started = InitEvent::Started { pid: pid.as_raw_nonzero().get().unsigned_abs() };
                 self.tell_launcher(&started, &terminal);

@@ -80,6 +80,8 @@ impl Container {
             theirs.as_fd(),
             listener.as_fd(),
             exit_fact.as_fd(),
+            null.as_fd(),
+            null.as_fd(),
         ];
         let Fork::Parent(helper) = fork().unwrap() else {
             let kinds = UnshareFlags::NEWUSER | UnshareFlags::NEWPID | UnshareFlags::NEWNS | UnshareFlags::NEWUTS;
@@ -90,8 +92,8 @@ impl Container {
             match must(fork()) {
                 Fork::Child => {
                     enter(&root);
-                    must(fd_table::replace(&[&fds[..], &[program.as_fd()]].concat(), 7));
-                    let program = must(fd_table::numbered(7));
+                    must(fd_table::replace(&[&fds[..], &[program.as_fd()]].concat(), 9));
+                    let program = must(fd_table::numbered(9));
                     let _errno = execute_file(program, &[c"insula-init".to_owned()], &[]);
                     exit_now(99)
                 }

@@ -2,8 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
-use insula_api::{NodeBackup, NodeReport, Problem, ProblemCode, TemplateView, VersionView, WhoisAnswer, WhoisQuery};
-use insula_model::TemplateName;
+use insula_api::{
+    Finding, FindingLevel, NodeBackup, NodeReport, Problem, ProblemCode, TemplateView, VersionView, WhoisAnswer,
+    WhoisQuery,
+};
+use insula_model::{Bytes, TemplateName};
 
 use super::Shared;
 use super::extract::{Answered, Path, Query};
@@ -28,7 +31,30 @@ pub(super) async fn version(State(context): Shared) -> Answered<VersionView> {
 #[utoipa::path(get, path = "/v1/doctor", tag = "node",
     responses((status = 200, description = "Findings", body = NodeReport)))]
 pub(super) async fn doctor(State(context): Shared) -> Answered<NodeReport> {
-    Ok(Json(NodeReport { findings: context.host.findings().await }))
+    let mut findings = context.host.findings().await;
+    let sizes = context.directory.all().into_iter().map(|handle| handle.snapshot().spec.resources.data_size);
+    findings.push(data_finding(context.config.defaults.data_size, sizes));
+    Ok(Json(NodeReport { findings }))
+}
+
+/// Whether the data of containers have a bound, by the node's default and what there is.
+fn data_finding(default: Option<Bytes>, sizes: impl Iterator<Item = Option<Bytes>>) -> Finding {
+    let (bounded, unbounded) = sizes.fold((0, 0), |(bounded, unbounded), size| match size {
+        Some(_) => (bounded + 1, unbounded),
+        None => (bounded, unbounded + 1),
+    });
+    let subject = "data of containers".to_owned();
+    if let Some(default) = default {
+        let detail = format!("bounded: {default} for each that does not say otherwise");
+        return Finding { subject, level: FindingLevel::Good, detail, remedy: None };
+    }
+    let detail = format!(
+        "not bounded: {unbounded} of {} containers have no data.size, and one of them can fill the node's file system",
+        bounded + unbounded
+    );
+    let remedy = "set defaults.data_size in node.toml and restart the daemon (a start then takes about twice as long), or \
+                  data.size of single containers and templates";
+    Finding { subject, level: FindingLevel::Warning, detail, remedy: Some(remedy.to_owned()) }
 }
 
 /// A copy of what the node is to have: containers with their configuration, not their data.
@@ -68,4 +94,20 @@ pub(super) async fn template(State(context): Shared, Path(name): Path<String>) -
 ))]
 pub(super) async fn whois(State(context): Shared, Query(query): Query<WhoisQuery>) -> Answered<WhoisAnswer> {
     Ok(Json(whois::answer(&context, &query)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_without_a_bound_are_warned_of_with_how_many_and_what_to_do() {
+        let finding = data_finding(None, [Some(Bytes::mib(8)), None, None].into_iter());
+        assert_eq!(finding.level, FindingLevel::Warning);
+        assert!(finding.detail.contains("2 of 3 containers"), "{}", finding.detail);
+        assert!(finding.remedy.unwrap().contains("defaults.data_size"));
+        let finding = data_finding(Some(Bytes::mib(64)), [None].into_iter());
+        assert_eq!((finding.level, finding.remedy), (FindingLevel::Good, None));
+        assert!(finding.detail.contains("64MiB"), "{}", finding.detail);
+    }
 }

@@ -5,7 +5,7 @@
 //!   servants.rs  finds or starts the launcher, again and again exec.rs     commands in running containers
 //!   attach.rs    clients of running containers                 console.rs  terminals, kept and read
 //!   network.rs   the node's subnets, table and addresses       look.rs     what containers hold and run
-//!   names.rs     the name service's sockets and table
+//!   names.rs     the name service's sockets and table       output.rs   what a new keeper takes from process 1
 //! ```
 //!
 //! Nothing here decides: which container, which image, which streams comes in an order.
@@ -19,6 +19,7 @@ mod link;
 mod look;
 mod names;
 mod network;
+mod output;
 mod servants;
 mod start;
 
@@ -35,7 +36,7 @@ use insula_image::convert::Convert;
 use insula_image::store::Store as ImageStore;
 use insula_kernel::seccomp::Filter;
 use insula_kernel::signals::send_by_pidfd;
-use insula_model::{ContainerId, IdRange, NetworkMode, NodeName, ResourceSpec, Signal};
+use insula_model::{ContainerId, IdRange, LogMode, NetworkMode, NodeName, ResourceSpec, Signal};
 use insula_plan::host_step::LayerNames;
 use insula_plan::protocol::keeper::{KeeperRequest, LogBounds};
 use insula_plan::protocol::launcher::{ImageKey, LauncherRequest};
@@ -82,6 +83,10 @@ pub(crate) struct Machine {
     ending: AtomicBool,
     mounted: Mutex<HashSet<ImageKey>>,
     pidfds: Mutex<HashMap<ContainerId, Arc<OwnedFd>>>,
+    /// Containers that run, and whether their output is logged.
+    outputs: Mutex<HashMap<ContainerId, LogMode>>,
+    /// The keeper that was found at the start knew nothing.
+    keeper_is_new: bool,
     filters: Mutex<HashMap<u64, Arc<Filter>>>,
 }
 
@@ -175,6 +180,7 @@ impl Machine {
     async fn try_sweep(&self, id: ContainerId, traces: &Traces) -> Result<(), Problem> {
         lock(&self.pidfds).remove(&id);
         self.network.lead_no_more_to(id);
+        self.forget_output(id);
         let network = container_network(id, traces);
         let facts = self.run.container(id);
         let request = SweepRequest {
@@ -343,6 +349,17 @@ impl Host for Handle {
 
     fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem> {
         self.0.write_names(containers)
+    }
+
+    fn adopt_outputs(&self, running: Vec<(ContainerId, LogMode)>) -> BoxFuture<'static, ()> {
+        let machine = self.0.clone();
+        let adopted = async move {
+            running.into_iter().for_each(|(id, log)| machine.note_output(id, log));
+            if machine.keeper_is_new {
+                machine.keep_again().await;
+            }
+        };
+        adopted.boxed()
     }
 
     fn set_up_network(&self, running: Vec<(ContainerId, Traces)>) -> BoxFuture<'static, Result<(), Problem>> {

@@ -113,6 +113,11 @@ impl Network {
         lock(&self.running).insert(container.id, container);
     }
 
+    /// Ports that lead to what runs.
+    pub(super) fn published(&self) -> Vec<(ContainerId, Vec<PublishedPort>)> {
+        lock(&self.running).values().map(|container| (container.id, container.ports.clone())).collect()
+    }
+
     /// It ends.
     pub(super) fn lead_no_more_to(&self, id: ContainerId) {
         lock(&self.running).remove(&id);

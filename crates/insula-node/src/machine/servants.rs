@@ -76,6 +76,7 @@ async fn set_up(
     run: RunDir,
 ) -> Result<Arc<Machine>, Problem> {
     let kept = take_claim(&link).await;
+    let keeper_is_new = kept.is_none();
     let network_config = network_config(config)?;
     let names = config.network.names.then(|| config.network.resolvers.clone());
     let network = {
@@ -112,6 +113,8 @@ async fn set_up(
         ending: AtomicBool::new(false),
         mounted: Mutex::new(HashSet::new()),
         pidfds: Mutex::new(HashMap::new()),
+        outputs: Mutex::default(),
+        keeper_is_new,
         filters: Mutex::new(HashMap::new()),
     });
     machine.learn_mounted().await?;
@@ -271,6 +274,7 @@ impl Machine {
     }
 
     async fn learn_what_happened(&self) -> Result<(), Problem> {
+        let keeper_is_new = take_claim(&self.link).await.is_none();
         keep_claim(&self.link, &self.network).await?;
         self.keep_names_again().await?;
         self.learn_mounted().await?;
@@ -289,6 +293,10 @@ impl Machine {
         for container in expected {
             let exit = self.recorded_exit(container).unwrap_or_else(unknown_exit);
             self.link.exited(container, exit);
+        }
+        if keeper_is_new {
+            tracing::warn!("launcher and keeper died together");
+            self.keep_again().await;
         }
         Ok(())
     }

@@ -12,7 +12,10 @@ use futures_util::FutureExt;
 use insula_api::{Problem, ProblemCode};
 use insula_image::store::{Hold, ImageInfo};
 use insula_kernel::seccomp::Filter;
-use insula_model::{ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, RootAccess, StdinMode};
+use insula_model::{
+    ContainerId, ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, PublishedPort, RootAccess,
+    StdinMode,
+};
 use insula_plan::host_step::{Device, DeviceKind};
 use insula_plan::protocol::keeper::{FdName, KeeperRequest, LogStart, LogStream, TeeSpec, WhenSlow};
 use insula_plan::protocol::launcher::{ImageKey, LauncherOutcome, LauncherRequest};
@@ -29,6 +32,7 @@ use super::console::Master;
 use super::disk::DiskError;
 use super::failure::lost;
 use super::network::{Traces, container_network, hosts};
+use super::output::open_log_dir;
 use crate::config::data_dirs;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
 
@@ -119,6 +123,16 @@ pub(super) struct LogPipes {
     pub(super) fds: Vec<OwnedFd>,
 }
 
+/// What was found and opened for a plan.
+struct Prepared<'a> {
+    volumes: &'a [VolumeSource],
+    devices: &'a [DeviceNode],
+    streams: MainStreams,
+    /// Outputs whose other end is for process 1, too.
+    held: &'a [LogStream],
+    storage: Storage,
+}
+
 /// What the main process's streams came to.
 struct OpenedStreams {
     main: MainStreams,
@@ -164,7 +178,11 @@ impl Machine {
             None => (streams, None),
         };
         let opened = self.open_streams(&order, streams, &mut given)?;
-        let (plan, wanted) = self.plan(&order, &root, (&volumes, &devices, opened.main, storage))?;
+        let held = [LogStream::Output, LogStream::Error];
+        let held: Vec<LogStream> = held.into_iter().filter(|held| given.contains_key(&GivenFd::Held(*held))).collect();
+        let (volumes, devices) = (&*volumes, &*devices);
+        let prepared = Prepared { volumes, devices, streams: opened.main, held: &held, storage };
+        let (plan, wanted) = self.plan(&order, &root, &prepared)?;
         self.reserve_ports(&order).await?;
         if order.addresses.v4.is_some() {
             self.network.mend_addresses().map_err(|problem| named(&order, problem))?;
@@ -195,6 +213,7 @@ impl Machine {
         if let Some(network) = container_network(order.id, &traces) {
             self.network.lead_to(network);
         }
+        self.note_output(order.id, order.spec.log);
         let follow = self.follow(&order, &pidfd);
         self.remember_pidfd(order.id, pidfd);
         let mut master = fds.next();
@@ -356,6 +375,8 @@ impl Machine {
             };
             let (reader, writer) = container_pipe(order)?;
             given.insert(wanted, writer);
+            let held = reader.try_clone().map_err(|error| failed(order, "standard streams", &error))?;
+            given.insert(GivenFd::Held(stream), held);
             log.streams.push(stream);
             log.fds.push(reader);
             if let Some(client) = client {
@@ -383,13 +404,7 @@ impl Machine {
 
     pub(super) fn log_dir(&self, order: &StartOrder) -> Result<OwnedFd, Problem> {
         let path = self.log_path(order.id);
-        let wrap = |error: &(dyn std::error::Error + 'static)| failed(order, &path.display().to_string(), error);
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(wrap(&error)),
-            _ => {}
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| wrap(&errno))
+        open_log_dir(&path).map_err(|error| failed(order, &path.display().to_string(), &error))
     }
 
     /// Lets the keeper read a container's output.
@@ -413,25 +428,28 @@ impl Machine {
             return Ok(());
         }
         for port in &order.spec.ports {
-            let socket = insula_network::reserve(port).map_err(|error| {
-                let mut problem = failed(order, "published ports", &error);
-                problem.code = ProblemCode::Conflict;
-                problem.status = problem.code.status();
+            self.reserve_port(order.id, port).await.map_err(|mut problem| {
+                problem.detail = format!("start container {}: published ports: {}", order.name, problem.detail);
                 problem
             })?;
-            let name =
-                FdName::of_container(order.id, &format!("port:{:?}:{}", port.transport, port.host).to_lowercase());
-            let name = name.map_err(|error| failed(order, "published ports", &error))?;
-            self.link.call(LauncherRequest::Keep(KeeperRequest::Put { name }), &[socket.as_fd()]).await?;
         }
         Ok(())
+    }
+
+    /// Has the keeper hold a published port.
+    pub(super) async fn reserve_port(&self, id: ContainerId, port: &PublishedPort) -> Result<(), Problem> {
+        let socket =
+            insula_network::reserve(port).map_err(|error| Problem::from_chain(ProblemCode::Conflict, &error))?;
+        let name = FdName::of_container(id, &format!("port:{:?}:{}", port.transport, port.host).to_lowercase());
+        let name = name.map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
+        self.link.call(LauncherRequest::Keep(KeeperRequest::Put { name }), &[socket.as_fd()]).await.map(drop)
     }
 
     fn plan(
         &self,
         order: &StartOrder,
         root: &Root,
-        (volumes, devices, streams, storage): (&[VolumeSource], &[DeviceNode], MainStreams, Storage),
+        prepared: &Prepared<'_>,
     ) -> Result<(Vec<u8>, Vec<GivenFd>), Problem> {
         let spec = &*order.spec;
         let rights = Rights::resolve(spec, is_full_init(spec, root.config()))
@@ -454,14 +472,15 @@ impl Machine {
                 (NetworkMode::Host, _) => insula_runtime::Network::Host,
                 _ => insula_runtime::Network::Loopback,
             },
-            storage,
+            storage: prepared.storage,
             etc: EtcFiles {
                 resolv_conf: &self.network.resolv_conf(spec, self.names.is_on()),
                 hosts: &hosts(hostname, spec, order.addresses),
             },
-            volumes,
-            devices,
-            streams,
+            volumes: prepared.volumes,
+            devices: prepared.devices,
+            streams: prepared.streams,
+            held: prepared.held,
             host: self.host_facts(),
         };
         let planned = plan_start(&request).map_err(|error| {

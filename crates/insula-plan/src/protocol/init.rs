@@ -6,6 +6,8 @@
 //!   fd 4       status socket (SOCK_SEQPACKET): InitEvent about the main process, to the launcher
 //!   fd 5       exec listener (SOCK_SEQPACKET, non-blocking): made on the host, named below the run directory
 //!   fd 6       exit fact: a host file open for writing, where the main process's End is kept
+//!   fd 7 8     reading ends of the main process's output and error, or its terminal's master at 7; else /dev/null.
+//!              Never read here: as long as process 1 lives its outputs have a reader, whoever else may die
 //! ```
 //!
 //! One connection to the listener is one exec request: `Exec` first, then any number of `Signal` and `Resize`; the
@@ -29,8 +31,10 @@ pub const STATUS_FD: RawFd = 4;
 pub const EXEC_FD: RawFd = 5;
 /// Where the main process's end is written.
 pub const EXIT_FACT_FD: RawFd = 6;
+/// What it holds so that it stays open, of standard output and of standard error.
+pub const HELD_FDS: [RawFd; 2] = [7, 8];
 /// First descriptor that process 1 was not given; it closes all from here on.
-pub const FIRST_FREE_FD: RawFd = 7;
+pub const FIRST_FREE_FD: RawFd = 9;
 
 /// Longest configuration, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;

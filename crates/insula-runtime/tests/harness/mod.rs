@@ -168,6 +168,7 @@ impl Node {
             volumes: &sources,
             devices: &[],
             streams: MainStreams::Given,
+            held: &[],
             host: HostFacts { groups: &self.groups, layers: self.layers, files_soft: 1024, files_hard: 4096 },
         })
         .unwrap();
@@ -180,6 +181,7 @@ impl Node {
                 GivenFd::Data => directory(&self.path("data")),
                 GivenFd::Software => directory(&self.path("software")),
                 GivenFd::Layer => directory(&self.path("layer")),
+                GivenFd::Held(_) => panic!("nothing is held here"),
                 GivenFd::Disk => panic!("no disk is asked for here"),
                 GivenFd::Volume(index) => directory(&start.volumes[*index].0),
                 GivenFd::HostSys => panic!("the host's /sys is not asked for here"),
