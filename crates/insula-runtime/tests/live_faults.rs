@@ -46,12 +46,14 @@ fn kill(pid: u32) {
 
 #[test]
 fn live_a_worker_that_is_killed_at_any_step_leaves_nothing_and_is_reported() {
-    let mut node = Node::start();
+    let mut node = Node::start_routed();
     let key = node.image();
     make_node(&node.path("endless"), &["p"]);
     let spec = shell("true");
     let start = Start { spec: &spec, config: &ImageConfig::default(), volumes: Vec::new() };
     let Plan { before, outside, .. } = node.plan(&key, id(1), &start).plan;
+    let links = outside.iter().filter(|step| matches!(step, HostStep::Link(_)));
+    assert_eq!(links.count(), 3, "connect, publish, forget connections: {outside:?}");
     for index in 0..=before.len() + outside.len() {
         let Planned { mut plan, fds, .. } = node.plan(&key, id(1), &start);
         let step = endless_step(&node.path(""));

@@ -153,7 +153,7 @@ fn gateway6(container: &str) -> String {
 }
 
 #[test]
-fn live_a15_forged_frames_of_a_container_with_raw_sockets_reach_no_one() {
+fn live_a15_forged_frames_and_packets_of_a_container_with_raw_sockets_reach_no_one() {
     let node = node();
     let start = |name: &str, words: &[&str]| {
         node.ok([&["run", "-d", "--name", name, "--cap-add", "NET_RAW", "busybox"], words].concat());
@@ -170,10 +170,17 @@ fn live_a15_forged_frames_of_a_container_with_raw_sockets_reach_no_one() {
     let forge = |from: &str, to: &str, text: &str, mac: &[&str]| {
         node.ok([&["exec", "thief", "/bin/insula-probe", "forge", from, to, text], mac].concat());
     };
-    // Frames of this form do arrive when they say the truth.
+    // The same past the link: the kernel finds the way, the header is the thief's.
+    let forge_packet = |from: &str, to: &str, text: &str| {
+        node.run(["exec", "thief", "/bin/insula-probe", "forge-packet", from, to, text])
+    };
+    // Frames and packets of this form do arrive when they say the truth.
     for (own, to) in thief.iter().zip(&listener) {
         forge(own, to, "honest", &[]);
         eventually("an honest frame arrives", || heard().contains(&format!("honest from {own}")).then_some(()));
+        let sent = forge_packet(own, to, "upright");
+        assert_eq!(sent.code, 0, "{}", sent.stderr);
+        eventually("an honest packet arrives", || heard().contains(&format!("upright from {own}")).then_some(()));
     }
     let invented = ["203.0.113.9", "2001:db8::9"];
     let gateway = node
@@ -187,6 +194,8 @@ fn live_a15_forged_frames_of_a_container_with_raw_sockets_reach_no_one() {
             for to in targets.iter().map(|addresses| &addresses[family]) {
                 forge(from, to, "forged", &[]);
                 forge(from, to, "forged", &[&mac]);
+                // Its own kernel may refuse what another's would drop.
+                forge_packet(from, to, "forged");
             }
         }
         // A hardware address alone makes nobody another one.

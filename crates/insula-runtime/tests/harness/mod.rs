@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use insula_model::{ContainerId, ContainerSpec, IdRange, ImageConfig, InitKind, MountPlan};
+use insula_network::{ContainerAddresses, ContainerNetwork, NetworkConfig, NodeNetwork, Subnets};
 use insula_plan::host_step::LayerNames;
 use insula_plan::plan::Plan;
 use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) layers: LayerNames,
     pub(crate) groups: NodeGroups,
     pub(crate) client: LauncherClient,
+    /// If its containers have links.
+    network: Option<NodeNetwork>,
     next_file: u32,
 }
 
@@ -99,8 +102,34 @@ impl Node {
             layers: LayerNames::of(&insula_kernel::features::Features::probe()),
             groups,
             client,
+            network: None,
             next_file: 0,
         }
+    }
+
+    /// The same with a network: a table of its own, addresses that no other node has.
+    pub(crate) fn start_routed() -> Self {
+        let mut node = Self::start();
+        let subnets = Subnets {
+            ipv4: "198.51.100.0/24".parse().unwrap(),
+            ipv6: Some("fd49:6e73:756c:fff0::/64".parse().unwrap()),
+        };
+        let (name, ipv6) = (node.name.parse().unwrap(), NodeNetwork::probe_kernel_ipv6());
+        let network = NodeNetwork::new(name, &NetworkConfig::standard(), subnets, ipv6);
+        // First, so that what is made next is taken away again.
+        let network = node.network.insert(network);
+        insula_network::ensure_node_addresses(network).unwrap();
+        network.install_table(&[]).unwrap();
+        node
+    }
+
+    /// What leads to a container and from it, if it has a link.
+    fn link_of(&self, id: ContainerId) -> Option<(&NodeNetwork, ContainerNetwork)> {
+        let addresses =
+            ContainerAddresses { ipv4: "198.51.100.2".parse().unwrap(), ipv6: "fd49:6e73:756c:fff0::2".parse().ok() };
+        // Of both kinds: a UDP port has one step more.
+        let ports = ["198.51.100.1:7771:80", "198.51.100.1:7772:53/udp"].map(|port| port.parse().unwrap()).to_vec();
+        self.network.as_ref().map(|network| (network, ContainerNetwork { id, addresses, ports }))
     }
 
     /// Goes away and comes back, as a daemon that is replaced.
@@ -151,6 +180,8 @@ impl Node {
         let (name, mount_plan) = ("web".parse().unwrap(), MountPlan::default_plan());
         let rights = Rights::resolve(start.spec, start.spec.init == Some(InitKind::Image)).unwrap();
         let filter = seccomp_profile::filter(rights.capabilities).unwrap();
+        let link = self.link_of(id);
+        let network = link.as_ref().map_or(Network::Loopback, |(node, container)| Network::Routed(node, container));
         let sources: Vec<VolumeSource> = start.volumes.iter().map(|(_, source)| *source).collect();
         let planned = plan_start(&StartRequest {
             id,
@@ -162,7 +193,7 @@ impl Node {
             ids: IdRange { base: ID_BASE, size: IdRange::SIZE },
             rights,
             filter: Some(&filter),
-            network: Network::Loopback,
+            network,
             storage: Storage::Directories,
             etc: EtcFiles { resolv_conf: "nameserver 192.0.2.1\n", hosts: "127.0.0.1 localhost\n" },
             volumes: &sources,
@@ -241,15 +272,23 @@ impl Node {
 
     pub(crate) fn sweep(&mut self, id: ContainerId) {
         let facts = self.facts(id);
-        let sweep = plan_sweep(&SweepRequest { id, groups: &self.groups, network: None, facts: &facts }).encode();
+        let link = self.link_of(id);
+        let network = link.as_ref().map(|(node, container)| (*node, container));
+        let sweep = plan_sweep(&SweepRequest { id, groups: &self.groups, network, facts: &facts }).encode();
         let file = self.file(&sweep);
         self.client.call(LauncherRequest::Sweep { container: id }, &[file.as_fd()]).unwrap();
     }
 
     /// That nothing of a container is on the host: no control group, no facts, no process with an id of its range, and
-    /// no mount in the launcher's namespace but its images.
+    /// no mount in the launcher's namespace but its images; no link and no element of the table.
     pub(crate) fn assert_nothing_left(&self, id: ContainerId) {
         assert!(!self.facts(id).exists(), "facts are left");
+        if let Some((network, _)) = self.link_of(id) {
+            assert_eq!(insula_network::own_links(network).unwrap(), [], "a link is left");
+            let list = Command::new("nft").args(["list", "table", "inet", network.table().as_str()]).output().unwrap();
+            let table = String::from_utf8(list.stdout).unwrap();
+            assert!(list.status.success() && !table.contains("198.51.100.2"), "an element is left: {table}");
+        }
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
             let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
             let uid =
@@ -283,6 +322,10 @@ impl Drop for Node {
         self.client.call(LauncherRequest::Shutdown(ShutdownWhen::Now), &[]).unwrap();
         for step in self.groups.remove_steps() {
             step.perform(None).unwrap();
+        }
+        if let Some(network) = &self.network {
+            network.remove_table().unwrap();
+            insula_network::remove_node_addresses(network).unwrap();
         }
     }
 }

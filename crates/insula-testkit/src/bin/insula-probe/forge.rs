@@ -1,9 +1,10 @@
 //! Frames with whatever sender one likes, and a listener that says what arrived.
 
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use insula_kernel::intrusion::frame_socket;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 /// Port of all of it.
 const PORT: u16 = 7_777;
@@ -35,6 +36,18 @@ pub(crate) fn forge(words: &[String]) -> io::Result<()> {
         let kind: [u8; 2] = if address(from)?.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
         rustix::io::write(&socket, &[&target[..], &source, &kind, &packet].concat())?;
     }
+    Ok(())
+}
+
+/// Sends one packet through the kernel's own routing, with a header of ours.
+pub(crate) fn forge_packet(from: &str, to: &str, text: &str) -> io::Result<()> {
+    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (from, to) = (address(from)?, address(to)?);
+    let packet = packet(from, to, text.as_bytes()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let raw = Some(rustix::net::ipproto::RAW);
+    let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, raw)?;
+    rustix::net::sendto(&socket, &packet, SendFlags::empty(), &SocketAddr::new(to, 0))?;
     Ok(())
 }
 

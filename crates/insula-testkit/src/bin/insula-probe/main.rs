@@ -1,6 +1,6 @@
 //! Says what a process sees where it runs, as JSON on standard output. `insula-probe flood ADDRESS:PORT` instead sends
 //! packets of all kinds of bytes as fast as it can, for ever; `trace PID` reaches for another process, `hunt` for every
-//! one that appears; `forge FROM TO TEXT [MAC]` sends a frame under any sender, `hear` says what arrives.
+//! one that appears; `forge FROM TO TEXT [MAC]` sends a frame under any sender, `forge-packet FROM TO TEXT` a packet, `hear` says what arrives.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
 mod forge;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         [word] if word == "hunt" => return lines(Some(trace::hunt())),
         [word] if word == "hear" => return outcome(forge::hear()),
         [word, rest @ ..] if word == "forge" => return outcome(forge::forge(rest)),
+        [word, from, to, text] if word == "forge-packet" => return outcome(forge::forge_packet(from, to, text)),
         _ => return ExitCode::from(2),
     }
     match serde_json::to_string_pretty(&ProbeReport::of_this_process()) {
