@@ -6,7 +6,6 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use insula_init::sealed;
 use insula_kernel::execute::execute_file;
@@ -23,9 +22,6 @@ use rustix::thread::UnshareFlags;
 
 /// First host id of the test's range.
 pub(crate) const ID_BASE: u32 = 2_000_000_000;
-
-/// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The capabilities that root of a container has by default in the field.
 pub(crate) const RIGHTS: CapabilityRule =
@@ -270,11 +266,7 @@ pub(crate) fn read_until(fd: impl AsFd, end: &str) -> String {
 
 /// Waits until something holds.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come to hold");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    insula_testkit::eventually(what, || holds().then_some(()));
 }
 
 /// Whether a connection was closed by process 1 without an answer.

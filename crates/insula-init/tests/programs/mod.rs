@@ -3,15 +3,11 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use insula_kernel::execute::execute;
 use insula_kernel::fd_table;
 use insula_kernel::fork::{Fork, exit_now, fork};
 use rustix::process::{Pid, Signal, WaitOptions};
-
-/// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A child that is killed when it is dropped.
 pub(crate) struct Program {
@@ -70,11 +66,7 @@ pub(crate) fn wait_readable(fd: impl AsFd) {
 
 /// Waits until something holds.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come to hold");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    insula_testkit::eventually(what, || holds().then_some(()));
 }
 
 /// A container's log as text, and how many bytes it says are missing.
