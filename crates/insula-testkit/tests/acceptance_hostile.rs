@@ -236,6 +236,50 @@ fn live_operations_on_one_container_at_once_leave_one_state() {
     assert!(deleted.iter().all(|code| [0, 3, 4].contains(code)), "{deleted:?}");
 }
 
+/// Both at once from two clients: the codes they ended with.
+fn at_once(node: &Node, pair: [&[&str]; 2]) -> [i32; 2] {
+    std::thread::scope(|scope| {
+        pair.map(|words| scope.spawn(move || node.run(words))).map(|client| {
+            let said = client.join().unwrap();
+            let answered = said.code == 0 || [1, 3, 4].contains(&said.code) && said.stderr.contains("insula: ");
+            assert!(answered, "{pair:?}: {} {}", said.code, said.stderr);
+            said.code
+        })
+    })
+}
+
+#[test]
+fn live_every_two_operations_on_one_container_at_once_end_with_an_answer() {
+    let node = Node::start_with(&insula_testkit::NodeOptions { config: "[defaults]\ntrial_ms = 50\n".to_owned() });
+    node.import_busybox();
+    let copied = node.directory().join("copied");
+    let operations: [&[&str]; 7] = [
+        &["stop", "-t", "0", "c"],
+        &["start", "c"],
+        &["delete", "--force", "c"],
+        &["restart", "-t", "0", "c"],
+        &["upgrade", "c", "--image", "busybox@1"],
+        &["rename", "c", "d"],
+        &["cp", "c:/etc/passwd", copied.to_str().unwrap()],
+    ];
+    for (index, one) in operations.iter().enumerate() {
+        for two in &operations[index..] {
+            node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "600"]);
+            let codes = at_once(&node, [one, two]);
+            assert!(codes.contains(&0), "{one:?} and {two:?}: {codes:?}");
+            let left: Vec<String> = node.ok(["list", "-q"]).text().lines().map(str::to_owned).collect();
+            let deletes = [one, two].iter().any(|words| words[0] == "delete");
+            assert!(left.len() == 1 || deletes && left.is_empty(), "{one:?} and {two:?}: {left:?}");
+            // Whatever won, it is one container that does what it is told.
+            for name in &left {
+                node.ok(["restart", "-t", "0", name]);
+                assert_eq!(node.ok(["exec", name, "echo", "well"]).text(), "well");
+                node.ok(["delete", "--force", name]);
+            }
+        }
+    }
+}
+
 #[test]
 fn live_a_second_daemon_is_refused_by_name_and_harms_nothing() {
     let node = Node::start();

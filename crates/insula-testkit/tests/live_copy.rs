@@ -89,3 +89,36 @@ fn live_a_copy_that_its_daemon_does_not_outlive_leaves_a_container_that_starts()
     assert_eq!(node.ok(["start", "--attach", "rests"]).text(), "note");
     node.ok(["delete", "--force", "rests"]);
 }
+
+#[test]
+fn live_bounded_data_and_volumes_are_copied_to_and_from_whether_their_container_runs_or_rests() {
+    let node = node();
+    let (note, volume) = (node.directory().join("note"), node.directory().join("volume"));
+    std::fs::write(&note, "note").unwrap();
+    std::fs::create_dir(&volume).unwrap();
+    let note = note.to_str().unwrap();
+    let share = format!("{}:/srv", volume.display());
+    node.ok(["create", "--name", "c", "--set", "data.size=16MiB", "-v", &share, "busybox", "sleep", "600"]);
+    let copy_both_ways = |round: &str| {
+        for folder in ["/data", "/srv"] {
+            let place = inside("c", &format!("{folder}/{round}"));
+            node.ok(["cp", note, &place]);
+            let back = node.directory().join(format!("{round}{}", folder.replace('/', "-")));
+            node.ok(["cp", &place, back.to_str().unwrap()]);
+            assert_eq!(std::fs::read_to_string(back).unwrap(), "note", "{round} {folder}");
+        }
+    };
+    copy_both_ways("at-rest");
+    node.ok(["start", "c"]);
+    copy_both_ways("running");
+    let all = node.ok(["exec", "c", "sh", "-c", "cat /data/at-rest /data/running /srv/at-rest /srv/running"]);
+    assert_eq!(all.text(), "notenotenotenote");
+    assert_eq!(std::fs::read_to_string(volume.join("at-rest")).unwrap(), "note");
+    // What does not fit is refused, and the container goes on.
+    let large = node.directory().join("large");
+    std::fs::write(&large, vec![7; 32 << 20]).unwrap();
+    let full = node.run(["cp", large.to_str().unwrap(), &inside("c", "/data/large")]);
+    assert!(full.code == 1 && full.stderr.contains("No space left on device"), "{}: {}", full.code, full.stderr);
+    assert_eq!(node.ok(["exec", "c", "cat", "/srv/running"]).text(), "note");
+    node.ok(["delete", "--force", "c"]);
+}

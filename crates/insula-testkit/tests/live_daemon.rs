@@ -335,3 +335,43 @@ fn live_containers_outlive_launcher_and_keeper_that_die_together_and_their_logs_
     node.ok(["start", "piped"]);
     eventually("it logs again", || (lines_of_log(&node, "piped") > seen.0).then_some(()));
 }
+
+/// Settings of this machine as they were; so again when dropped.
+struct Settings(Vec<(String, String)>);
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            let _ = std::fs::write(path, value);
+        }
+    }
+}
+
+#[test]
+fn live_host_tune_raises_what_the_capacity_wants_and_lowers_nothing() {
+    insula_testkit::require_root();
+    let read = |path: &str| std::fs::read_to_string(path).unwrap().trim().to_owned();
+    let neighbours = "/proc/sys/net/ipv4/neigh/default/gc_thresh3";
+    let config = std::env::temp_dir().join(format!("insula-tune-{}.toml", std::process::id()));
+    // A capacity that wants a little more than there is of this, whatever that is.
+    let running = read(neighbours).parse::<u64>().unwrap() / 2 + 1;
+    std::fs::write(&config, format!("[capacity]\nrunning = {running}\npids = 32768\n")).unwrap();
+    let tune = |words: &[&str]| {
+        let mut command = std::process::Command::new(insula_testkit::program("insula"));
+        command.args(["--format", "json", "node", "tune", "--config"]).arg(&config).args(words);
+        insula_testkit::run_bounded(command, b"", insula_testkit::PATIENCE).ok().json()
+    };
+    let seen = tune(&[]);
+    let path = |row: &serde_json::Value| format!("/proc/sys/{}", row["name"].as_str().unwrap().replace('.', "/"));
+    let rows = seen.as_array().unwrap();
+    let before = Settings(rows.iter().map(|row| (path(row), read(&path(row)))).collect());
+    assert!(rows.iter().all(|row| row["before"] == row["after"]), "asked only: {seen}");
+    for row in tune(&["--apply"]).as_array().unwrap() {
+        let [before, wanted, after] = ["before", "wanted", "after"].map(|key| row[key].as_u64().unwrap());
+        assert_eq!(after, before.max(wanted), "{row}");
+        assert_eq!(read(&path(row)), after.to_string(), "{row}");
+    }
+    assert_eq!(read(neighbours), (running * 2).to_string());
+    drop(before);
+    std::fs::remove_file(config).unwrap();
+}
