@@ -272,7 +272,7 @@ pub struct ExecArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// Keys that leave the terminal without ending the command
+    /// Keys that leave the terminal; the command is hung up, as by a window that is closed
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: DetachKeys,
     /// Container, by name or id

@@ -175,7 +175,7 @@ pub(super) async fn attach(session: &mut Session, args: AttachArgs) -> Result<u8
     };
     let started =
         foreground::Session::start(session.client.socket(), &created.attach_token, Subject::Container, stdio)?;
-    stay(session, &args.name, started).await
+    stay(session, &args.name, Subject::Container, started).await
 }
 
 fn terminal_of<'a>(view: &ContainerView, keys: &'a DetachKeys) -> Terminal<'a> {
@@ -195,13 +195,14 @@ async fn follow(
         Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
     };
     let started = foreground::Session::start(session.client.socket(), token, subject, stdio)?;
-    stay(session, name, started).await
+    stay(session, name, subject, started).await
 }
 
 /// Stays with what was attached to until its end, passing signals on.
 async fn stay(
     session: &mut Session,
     name: &str,
+    subject: Subject,
     (mut attachment, warnings): (foreground::Session, Vec<String>),
 ) -> Result<u8, Failure> {
     warn(&warnings);
@@ -210,7 +211,10 @@ async fn stay(
             Happening::Ended(code) => return Ok(code),
             Happening::Detached => {
                 drop(attachment);
-                tell(&format!("\r\ndetached; `insula attach {name}` comes back"));
+                tell(&match subject {
+                    Subject::Container => format!("\r\ndetached; `insula attach {name}` comes back"),
+                    Subject::Exec => "\r\nleft; the command was hung up (nohup or setsid keep one running)".to_owned(),
+                });
                 return Ok(0);
             }
             Happening::Signal(number) => {
