@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::image_signature::SignatureView;
+
 /// One version of an image.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ImageView {
@@ -29,6 +31,8 @@ pub struct ImageView {
     /// When it was published.
     #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
+    /// Who vouches for it at this stage.
+    pub signature: SignatureView,
     /// Set when a check found it damaged: it starts no containers.
     pub damaged: Option<String>,
     /// How to run it.
@@ -156,6 +160,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Files whose content differs, or `metadata`, or `manifest`.
     pub damaged: Vec<String>,
+    /// What its signature is worth.
+    pub signature: SignatureView,
 }
 
 /// Result of `image diff`.
@@ -203,8 +209,12 @@ pub struct ImageUsage {
     pub image: ImageId,
     /// Bytes on disk.
     pub disk_bytes: u64,
-    /// Bytes of the image file in the page cache, where the kernel tells.
+    /// Bytes of the image file in the page cache, where the kernel tells: on top of those of the mount, and given back
+    /// soon.
     pub cached_bytes: Option<u64>,
+    /// Bytes of its files in the page cache of the one mount that all containers share; absent when it is not mounted
+    /// or the kernel does not tell.
+    pub mount_cached_bytes: Option<u64>,
     /// Containers that run it now.
     pub running: u64,
     /// Containers that name it.

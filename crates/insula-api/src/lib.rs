@@ -11,6 +11,7 @@ mod container;
 mod event;
 mod exec;
 mod image;
+mod image_signature;
 mod node;
 mod operation;
 pub mod paths;
@@ -29,6 +30,7 @@ pub use image::{
     BuildImage, ChangedPath, CollectedImages, DefaultImage, DiffQuery, ExportFormat, ExportImage, ImageDiff,
     ImageUsage, ImageView, ImportImage, NewImage, PathChange, TestReport, VerifyReport,
 };
+pub use image_signature::{ImageKeyView, ImageKeys, SignatureState, SignatureView};
 pub use node::{Finding, FindingLevel, NodeBackup, NodeReport, TemplateView, VersionView};
 pub use operation::{Operation, OperationKind, OperationOutput, OperationProgress, OperationState};
 pub use problem::{Problem, ProblemCode};

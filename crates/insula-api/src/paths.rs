@@ -44,6 +44,8 @@ pub fn image(name: &str, version: &str) -> String {
 
 /// Makes an image from a recipe: `POST`.
 pub const IMAGE_BUILD: &str = "/v1/images/build";
+/// Whose signatures count: `GET`.
+pub const IMAGE_KEYS: &str = "/v1/images/keys";
 /// Removes versions that nobody needs: `POST`.
 pub const IMAGE_GC: &str = "/v1/images/gc";
 
@@ -53,7 +55,7 @@ pub fn image_default(name: &str) -> String {
     format!("{IMAGES}/{name}/default")
 }
 
-/// A verb on one image version: `POST` with `import export test verify promote`, `GET` with `usage diff`.
+/// A verb on one image version: `POST` with `import export test verify promote sign`, `GET` with `usage diff`.
 #[must_use]
 pub fn image_verb(name: &str, version: &str, verb: &str) -> String {
     format!("{IMAGES}/{name}/{version}/{verb}")

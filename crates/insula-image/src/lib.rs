@@ -13,6 +13,7 @@ pub mod oci;
 pub mod path;
 pub mod progress;
 pub mod recipe;
+pub mod signature;
 pub mod store;
 pub mod tree;
 

@@ -41,19 +41,22 @@ impl FromStr for Sha256Digest {
     type Err = ParseDigestError;
 
     fn from_str(given: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseDigestError { given: given.to_owned() };
-        let hex = given.strip_prefix("sha256:").ok_or_else(wrong)?;
-        let lower_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if hex.len() != 64 || !hex.bytes().all(lower_hex) {
-            return Err(wrong());
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
-        }
-        Ok(Self(bytes))
+        let parsed = given.strip_prefix("sha256:").and_then(parse_hex);
+        parsed.map(Self).ok_or_else(|| ParseDigestError { given: given.to_owned() })
     }
+}
+
+/// 32 bytes from 64 lower-case hexadecimal digits.
+pub(crate) fn parse_hex(hex: &str) -> Option<[u8; 32]> {
+    let lower_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if hex.len() != 64 || !hex.bytes().all(lower_hex) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 impl TryFrom<String> for Sha256Digest {

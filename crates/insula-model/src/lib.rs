@@ -13,6 +13,7 @@ mod image_ref;
 mod mount_plan;
 mod name;
 mod network;
+mod public_key;
 mod resources;
 mod restart;
 #[cfg(feature = "schema")]
@@ -35,6 +36,7 @@ pub use image_ref::{ImageId, ImageRef, ParseImageRefError};
 pub use mount_plan::{MountPlan, Place, PlaceContent};
 pub use name::{ContainerName, ImageName, ImageVersion, NameError, NodeName, TemplateName};
 pub use network::{HostEntry, NetworkMode, ParsePortError, PublishedPort, Transport};
+pub use public_key::{ParseKeyError, PublicKey};
 pub use resources::{CpuLimit, ParseCpuLimitError, ResourceSpec, Ulimit};
 pub use restart::{ParseRestartPolicyError, RestartPolicy};
 pub use settings::{Effect, SETTINGS, Setting, SettingError, ValueError, effect_of};

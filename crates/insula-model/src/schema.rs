@@ -28,6 +28,7 @@ text_schema! {
     ImageId: "debian@12", "image and version";
     ImageRef: "debian", "image, and perhaps `@` and a version";
     PublishedPort: "127.0.0.1:8080:80", "`[IP:]HOST:CONTAINER[/udp]`";
+    PublicKey: "ed25519:d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "public Ed25519 key";
     RestartPolicy: "on-failure:5", "`no`, `always`, `on-failure` or `on-failure:COUNT`";
     Sha256Digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "SHA-256 digest";
     Signal: "SIGTERM", "a signal by name or number";

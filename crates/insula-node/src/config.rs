@@ -3,12 +3,16 @@
 //! [`OPTIONS`] is the one list of options: unknown keys are refused with the nearest known one, and a test holds
 //! `docs/configuration.md` and the sample file against it.
 
+mod images;
+
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use insula_model::{Bytes, NodeName, Templates, near};
 use serde::Deserialize;
+
+pub use images::ImagesConfig;
 
 use crate::rights::{TemplateConfigError, read_templates};
 
@@ -93,6 +97,33 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ("logs.segment_size", "\"4MiB\"", "Size of one segment of a container's log."),
     ("logs.segments", "4", "Segments kept of a container's log."),
     ("logs.rate", "\"8MiB\"", "Most bytes a second that a container may log; the rest is counted as lost."),
+    (
+        "images.require_signature",
+        "true",
+        "Whether containers start only from images that a key of this node, or one trusted below, has signed.",
+    ),
+    (
+        "images.trusted_testing",
+        "[]",
+        "Public keys whose signatures count for images in testing, beside the node's own.",
+    ),
+    (
+        "images.trusted_production",
+        "[]",
+        "Public keys whose signatures count for images in production, beside the node's own.",
+    ),
+    (
+        "images.scrub_interval_s",
+        "3600",
+        "Seconds from the check of one mounted image's bytes to that of the next; 0 checks none.",
+    ),
+    ("images.scrub_rate", "\"16MiB\"", "Bytes a second that such a check reads, with the least priority."),
+    (
+        "images.cache_drop_after_ms",
+        "10000",
+        "Milliseconds after a mount until the memory that holds an image's file a second time is given back.",
+    ),
+    ("images.cache_drop_interval_ms", "60000", "Milliseconds from then on until it is given back again; 0 never does."),
     ("audit.size", "\"16MiB\"", "Size at which the audit log is rotated."),
     ("audit.files", "8", "Rotated audit logs kept."),
 ];
@@ -124,6 +155,8 @@ pub struct Config {
     pub defaults: DefaultsConfig,
     /// Containers' logs.
     pub logs: LogsConfig,
+    /// Image versions.
+    pub images: ImagesConfig,
     /// The audit log.
     pub audit: AuditConfig,
     /// Named sets of limits.
@@ -314,6 +347,7 @@ struct FileConfig {
     capacity: CapacityConfig,
     defaults: DefaultsConfig,
     logs: LogsConfig,
+    images: ImagesConfig,
     audit: AuditConfig,
 }
 
@@ -453,6 +487,7 @@ impl Config {
             capacity: file.capacity,
             defaults: file.defaults,
             logs: file.logs,
+            images: file.images,
             audit: file.audit,
             templates,
         };
@@ -489,6 +524,9 @@ impl Config {
                 "defaults",
                 "memory_limit is 4MiB or more and not below memory_guarantee, pids_limit 2 or more, data_size 8MiB or more",
             );
+        }
+        if let Some((key, why)) = self.images.wrong() {
+            return wrong(key, why);
         }
         if self.defaults.files_limit < 16 {
             return wrong("defaults.files_limit", "must be 16 or more");
@@ -578,9 +616,13 @@ mod tests {
 
     #[test]
     fn values_that_cannot_work_are_refused_by_name() {
-        for (text, key) in
-            [("state_dir = 'x'", "state_dir"), ("[ids]\nfirst = 5", "ids.first"), ("[ids]\nlast = 5", "ids.last")]
-        {
+        for (text, key) in [
+            ("state_dir = 'x'", "state_dir"),
+            ("[ids]\nfirst = 5", "ids.first"),
+            ("[ids]\nlast = 5", "ids.last"),
+            ("[images]\nscrub_rate = 5", "images.scrub_rate"),
+            ("[images]\ncache_drop_after_ms = 99999999999", "images.cache_drop_after_ms"),
+        ] {
             assert!(parse(text).unwrap_err().to_string().contains(key), "{text}");
         }
     }

@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::directory::Directory;
 use crate::events::Events;
 use crate::host::Host;
+use crate::image_upkeep;
 use crate::images::Images;
 use crate::name_service::{self, NameChanges};
 use crate::notify::notify;
@@ -102,7 +103,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let _state_lock = lock_directory(&config.state_dir, config.name.as_str())?;
     let _run_lock = lock_directory(&config.run_dir, config.name.as_str())?;
     let events = Arc::new(Events::new());
-    let images = Images::open(&config.state_dir, events.clone())?;
+    let images = Images::open(&config, events.clone())?;
     let host = crate::machine::connect(&config, images.store()).await.map_err(RunError::Host)?;
     let (context, listener) = match take_over(config, host.clone(), images, events).await {
         Ok(ready) => ready,
@@ -124,6 +125,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     serving.spawn(attach::server::serve(context.clone(), listener.attach));
     serving.spawn(expire_tokens(context.clone()));
     serving.spawn(name_service::keep_up(context.clone()));
+    serving.spawn(image_upkeep::keep_up(context.clone()));
     tokio::select! {
         _ = serving.join_next() => {}
         _ = terminate.recv() => {}

@@ -148,6 +148,14 @@ impl Host for FakeHost {
         done(Ok(()))
     }
 
+    fn mounts(&self) -> tokio::sync::watch::Receiver<std::collections::HashSet<ImageKey>> {
+        tokio::sync::watch::Sender::default().subscribe()
+    }
+
+    fn image_root(&self, _: &ImageKey) -> Option<std::os::fd::OwnedFd> {
+        None
+    }
+
     fn attach(&self, _: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>> {
         done(Ok(Onlooker { follow: Vec::new(), input: None, warnings: Vec::new() }))
     }

@@ -3,6 +3,7 @@
 //! The trait is the node's own and narrow. [`crate::machine`] implements it with the launcher, the keeper and the
 //! containers' inits; tests implement it with a small machine in memory.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use insula_model::{
 use insula_plan::protocol::launcher::ImageKey;
 use insula_plan::protocol::names::NamedContainer;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::container::record::Addresses;
 use crate::machine::Traces;
@@ -204,6 +206,10 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     fn remove_data(&self, id: ContainerId) -> BoxFuture<'static, Result<(), Problem>>;
     /// Lets go of an image: no start will want it. What runs from it goes on.
     fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>>;
+    /// The images that are mounted, now and from now on.
+    fn mounts(&self) -> watch::Receiver<HashSet<ImageKey>>;
+    /// The root directory of an image's mount, if it is mounted.
+    fn image_root(&self, image: &ImageKey) -> Option<OwnedFd>;
     /// Lets a client see a running container, and type into it.
     fn attach(&self, order: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>>;
     /// Starts a command in a running container.

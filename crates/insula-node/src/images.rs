@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,10 @@ use insula_model::{Bytes, ImageId};
 use jiff::Timestamp;
 
 use crate::catalog::Catalog;
+use crate::config::Config;
 use crate::events::{About, Events};
 use crate::image_build;
+use crate::image_signing::signature_view;
 use crate::import_worker::worker_code;
 use crate::operations::Progress;
 
@@ -49,13 +51,14 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// Another program has it, or its directories cannot be used.
-    pub(crate) fn open(state_dir: &Path, events: Arc<Events>) -> Result<Self, OpenStoreError> {
-        let (store, warnings) = Store::open(&state_dir.join("images"))?;
+    /// Another program has it, or its directories or keys cannot be used.
+    pub(crate) fn open(config: &Config, events: Arc<Events>) -> Result<Self, OpenStoreError> {
+        let state_dir = &config.state_dir;
+        let (store, warnings) = Store::open(&state_dir.join("images"), &config.images.signing(state_dir))?;
         for warning in warnings {
             tracing::warn!(%warning, "image store");
         }
-        Ok(Self { state_dir: state_dir.to_owned(), store: Arc::new(store), events })
+        Ok(Self { state_dir: state_dir.clone(), store: Arc::new(store), events })
     }
 
     /// The store itself, for mounts.
@@ -77,10 +80,18 @@ impl Images {
 
     /// Brings the catalog up to what the store knows.
     pub(crate) fn publish(&self, catalog: &Catalog) {
-        catalog.replace(self.store.list().iter().map(view).collect());
+        catalog.replace(self.store.list().iter().map(|summary| view(&self.store, summary)).collect());
     }
 
-    fn event(&self, image: &ImageId, action: &str) {
+    /// Tells everybody that a version is damaged.
+    pub(crate) fn tell_damage(&self, image: &ImageId, damage: &[String], running: u64) {
+        let what = damage.join(", ");
+        tracing::error!(%image, what, running, "damaged: no container starts from it any more");
+        let about = About { subject: EventSubject::Image, name: &image.to_string(), id: None };
+        self.events.publish(about, "damaged", &[("what", what), ("running", running.to_string())]);
+    }
+
+    pub(crate) fn event(&self, image: &ImageId, action: &str) {
         let about = About { subject: EventSubject::Image, name: &image.to_string(), id: None };
         self.events.publish(about, action, &[]);
     }
@@ -196,7 +207,9 @@ impl Images {
             self.event(image, "damaged");
         }
         let damaged = report.damage.iter().map(ToString::to_string).collect();
-        Ok(VerifyReport { image: report.id, intact, bytes: report.bytes, damaged })
+        let stage = self.show(image)?.stage;
+        let signature = signature_view(&self.store, (image, stage), report.signature);
+        Ok(VerifyReport { image: report.id, intact, bytes: report.bytes, damaged, signature })
     }
 
     /// Moves a tested version to production. Blocks: its bytes are compared first.
@@ -284,25 +297,29 @@ impl Images {
         Ok(image_diff(&diff::diff(&manifest(from)?, &manifest(to)?)))
     }
 
-    /// What a version costs. Blocks.
+    /// What a version costs; `mount` is the root of its mount. Blocks.
     ///
     /// # Errors
     ///
     /// It is not there.
-    pub(crate) fn usage(&self, image: &ImageId) -> Result<ImageUsage, Problem> {
-        let usage = self.store.usage(image).map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
+    pub(crate) fn usage(&self, image: &ImageId, mount: Option<&OwnedFd>) -> Result<ImageUsage, Problem> {
+        let usage = self
+            .store
+            .usage(image, mount.map(AsFd::as_fd))
+            .map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
         Ok(ImageUsage {
             image: usage.id,
             disk_bytes: usage.disk.0,
             cached_bytes: usage.cached.map(|cached| cached.0),
+            mount_cached_bytes: usage.mount_cached.map(|cached| cached.0),
             running: 0,
             containers: Vec::new(),
         })
     }
 
-    fn show(&self, image: &ImageId) -> Result<ImageView, Problem> {
+    pub(crate) fn show(&self, image: &ImageId) -> Result<ImageView, Problem> {
         let summary = self.store.show(image).map_err(|error| Problem::from_chain(ProblemCode::NotFound, &error))?;
-        Ok(view(&summary))
+        Ok(view(&self.store, &summary))
     }
 }
 
@@ -345,16 +362,18 @@ fn import_code(error: &ImportError) -> ProblemCode {
     }
 }
 
-fn change_problem(error: &ChangeImageError) -> Problem {
+pub(crate) fn change_problem(error: &ChangeImageError) -> Problem {
     let code = match error {
         ChangeImageError::Unknown(_) => ProblemCode::NotFound,
-        ChangeImageError::Promote { .. } | ChangeImageError::Damaged { .. } => ProblemCode::Conflict,
+        ChangeImageError::Promote { .. } | ChangeImageError::Damaged { .. } | ChangeImageError::Signature(_) => {
+            ProblemCode::Conflict
+        }
         _ => ProblemCode::Internal,
     };
     Problem::from_chain(code, error)
 }
 
-fn view(summary: &ImageSummary) -> ImageView {
+fn view(store: &Store, summary: &ImageSummary) -> ImageView {
     let info = &summary.info;
     ImageView {
         image: info.id.clone(),
@@ -367,6 +386,7 @@ fn view(summary: &ImageSummary) -> ImageView {
         size: Bytes(info.file.bytes),
         entries: u64::try_from(info.entries).unwrap_or(u64::MAX),
         created: summary.stage.published,
+        signature: signature_view(store, (&info.id, summary.stage.stage), summary.signature),
         damaged: summary.damage.as_ref().map(|damage| damage.what.clone()),
         config: info.config.clone(),
         mount_plan: info.mount_plan.clone(),

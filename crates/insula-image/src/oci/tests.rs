@@ -14,7 +14,7 @@ use super::{LayerCause, OciImportError, machine};
 use crate::convert::ConvertError;
 use crate::path::ImagePath;
 use crate::progress::Watch;
-use crate::store::{ImportCause, ImportRequest, Store};
+use crate::store::{ImportCause, ImportRequest};
 use crate::tree::InodeKind;
 
 /// A tar archive of entries.
@@ -147,7 +147,7 @@ impl Layout {
 fn import(source: File) -> Result<BTreeMap<String, String>, OciImportError> {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("images");
-    let (store, _) = Store::open(&root).unwrap();
+    let (store, _) = crate::store::tests::open(&root).unwrap();
     let id = "x@1".parse().unwrap();
     let imported = store.import(&id, ImportRequest::of(source), Timestamp::UNIX_EPOCH, Watch::nobody());
     if let Err(error) = imported {
@@ -395,7 +395,7 @@ fn several_images_need_a_name() {
         other => panic!("{other:?}"),
     }
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path()).unwrap();
+    let (store, _) = crate::store::tests::open(&dir.path().join("images")).unwrap();
     let named = |name: &str| ImportRequest { reference: Some(name.to_owned()), ..ImportRequest::of(layout.archive()) };
     let id = "x@1".parse().unwrap();
     store.import(&id, named("one"), Timestamp::UNIX_EPOCH, Watch::nobody()).unwrap();

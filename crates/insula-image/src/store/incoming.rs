@@ -221,7 +221,7 @@ impl Store {
         let failed = |source| PublishError::File { id: id.clone(), source };
         let dir = incoming.image_dir();
         let digest = write_manifest(&dir, manifest).map_err(failed)?;
-        let stage = StageRecord::published(digest, now);
+        let stage = self.signing.vouch(StageRecord::published(digest, now), &id);
         let path = dir.join(STAGE_FILE);
         write_file(&path, &stage.encode()).map_err(StoreFileError::on("write", &path)).map_err(failed)?;
 
@@ -237,7 +237,8 @@ impl Store {
         let _changing = self.changing();
         self.move_into_place(&dir, &id)?;
         let info = Arc::new(ImageInfo::of(manifest, digest));
-        self.index.insert(Entry { info: info.clone(), stage, damage: None, checked: Some(checked) });
+        let signature = self.signing.judge(&stage, &info);
+        self.index.insert(Entry { info: info.clone(), stage, signature, damage: None, checked: Some(checked) });
         let warnings = match immutability {
             Immutability::Immutable => Vec::new(),
             Immutability::Unavailable => vec![PublishWarning::NotImmutable],

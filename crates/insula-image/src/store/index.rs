@@ -13,6 +13,7 @@ use super::incoming::BeginError;
 use super::medium::FileState;
 use super::stage::StageRecord;
 use crate::manifest::{ImageFile, Manifest};
+use crate::signature::SignatureStatus;
 
 /// What an image version is; never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct ImageSummary {
     pub info: Arc<ImageInfo>,
     /// Where it stands on its way to production.
     pub stage: StageRecord,
+    /// What its signatures for that stage come to.
+    pub signature: SignatureStatus,
     /// Whether it is what its bare name means.
     pub is_default: bool,
     /// Set when its bytes are known to be wrong: nothing starts on it any more.
@@ -76,6 +79,7 @@ pub struct DamageMark {
 pub(super) struct Entry {
     pub(super) info: Arc<ImageInfo>,
     pub(super) stage: StageRecord,
+    pub(super) signature: SignatureStatus,
     pub(super) damage: Option<DamageMark>,
     /// State of the file when all its bytes were last found right, in this boot.
     pub(super) checked: Option<FileState>,
@@ -124,6 +128,7 @@ impl Index {
         ImageSummary {
             info: entry.info.clone(),
             stage: entry.stage.clone(),
+            signature: entry.signature,
             is_default: self.is_default(&entry.info.id),
             damage: entry.damage.clone(),
         }

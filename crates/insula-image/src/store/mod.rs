@@ -7,7 +7,7 @@
 //!    <name>/<version>/root.erofs       0400 and immutable: the image
 //!                     manifest.cbor    what it is; its SHA-256 is the image's digest
 //!                     manifest.json    the same for people
-//!                     stage            testing or production, the last test
+//!                     stage            testing or production, the last test, signatures
 //!                     checked          state of root.erofs when its bytes were last found right
 //!                     damaged          only there when they were found wrong
 //!    .incoming/<number>/               work in progress and rubbish: emptied when the store is opened
@@ -28,10 +28,14 @@ mod medium;
 mod mount;
 mod open;
 mod remove;
+mod scrub;
+mod signing;
 mod stage;
 mod usage;
 mod verify;
 
+#[cfg(test)]
+mod signing_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -50,6 +54,8 @@ pub use medium::StoreFileError;
 pub use mount::{MountSource, OpenForMountError};
 pub use open::{OpenStoreError, StoreWarning};
 pub use remove::{CollectError, Collected, RemoveCause, RemoveError};
+pub use scrub::Scrubbed;
+pub use signing::{SigningConfig, TrustedKey};
 pub use stage::{CheckResult, DecodeStageError, PromoteRefusal, StageRecord, TestOutcome, TestReport};
 pub use usage::VersionUsage;
 pub(crate) use verify::metadata_digest;
@@ -57,9 +63,11 @@ pub use verify::{Damage, VerifyError, VerifyReport};
 
 use crate::manifest::{DecodeManifestError, Manifest};
 use crate::progress::Watch;
+use crate::signature::SignatureRefusal;
 use index::SharedIndex;
 use lock::StoreLock;
 use medium::replace_file;
+use signing::Signing;
 
 /// Names of a version's files.
 const IMAGE_FILE: &str = "root.erofs";
@@ -111,6 +119,7 @@ pub struct Store {
     first_operation: u64,
     /// Identity of this boot of the kernel: what was checked in another one is checked again.
     boot: String,
+    signing: Signing,
     _lock: StoreLock,
 }
 
@@ -186,8 +195,11 @@ pub enum ChangeImageError {
         #[source]
         refusal: PromoteRefusal,
     },
-    /// It could not be verified before the promotion.
-    #[error("promote image {id}")]
+    /// Its signature does not do.
+    #[error(transparent)]
+    Signature(#[from] SignatureRefusal),
+    /// It could not be verified before.
+    #[error("vouch for image {id}")]
     Verify {
         /// The version.
         id: ImageId,
@@ -345,33 +357,41 @@ impl Store {
         self.write_stage(id, record)
     }
 
-    /// Moves a tested version into production, after all its bytes were compared with its manifest. No byte of the
-    /// image changes.
+    /// Moves a tested version into production, after all its bytes were compared with its manifest, and signs it
+    /// for that stage. No byte of the image changes.
     ///
     /// # Errors
     ///
-    /// When its last test did not pass, or its bytes are wrong.
+    /// When its last test did not pass, its signature does not do, or its bytes are wrong.
     pub fn promote(&self, id: &ImageId, now: Timestamp, watch: Watch<'_>) -> Result<(), ChangeImageError> {
         let summary = self.show(id)?;
+        let signature = (summary.stage.stage, summary.signature);
         let promoted = summary.stage.promoted(summary.info.digest, now);
         let refused = |refusal| ChangeImageError::Promote { id: id.clone(), refusal };
         promoted.map_err(refused)?;
-        let report = self.verify(id, now, watch);
-        let report = report.map_err(|source| ChangeImageError::Verify { id: id.clone(), source: Box::new(source) })?;
-        if !report.damage.is_empty() {
-            return Err(ChangeImageError::Damaged { id: id.clone() });
-        }
+        self.accept_signature(id, signature)?;
+        self.verify_whole(id, now, watch)?;
         let _changing = self.changing();
         // Again, for a test may have failed while all bytes were read.
         let record = self.show(id)?.stage.promoted(summary.info.digest, now).map_err(refused)?;
-        self.write_stage(id, record)
+        self.write_stage(id, self.signing.vouch(record, id))
+    }
+
+    /// Compares all bytes of a version before the node vouches for it.
+    fn verify_whole(&self, id: &ImageId, now: Timestamp, watch: Watch<'_>) -> Result<(), ChangeImageError> {
+        let report = self.verify(id, now, watch);
+        let report = report.map_err(|source| ChangeImageError::Verify { id: id.clone(), source: Box::new(source) })?;
+        if report.damage.is_empty() { Ok(()) } else { Err(ChangeImageError::Damaged { id: id.clone() }) }
     }
 
     fn write_stage(&self, id: &ImageId, record: StageRecord) -> Result<(), ChangeImageError> {
-        let dir = self.layout.version(id);
-        let written = replace_file(&dir, STAGE_FILE, &record.encode());
-        written.map_err(|source| ChangeImageError::File { id: id.clone(), source })?;
+        self.keep_stage(id, record).map_err(|source| ChangeImageError::File { id: id.clone(), source })
+    }
+
+    fn keep_stage(&self, id: &ImageId, record: StageRecord) -> Result<(), StoreFileError> {
+        replace_file(&self.layout.version(id), STAGE_FILE, &record.encode())?;
         if let Some(entry) = self.index.write().versions.get_mut(id) {
+            entry.signature = self.signing.judge(&record, &entry.info);
             entry.stage = record;
         }
         Ok(())

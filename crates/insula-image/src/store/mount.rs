@@ -11,6 +11,7 @@ use minicbor::{Decoder, Encoder};
 use super::medium::{FileState, StoreFileError, digest_from_medium, read_bounded, replace_file, write_file};
 use super::{CHECKED_FILE, DAMAGED_FILE, DamageMark, IMAGE_FILE, Store, UnknownImageError};
 use crate::progress::{Cancelled, Watch};
+use crate::signature::SignatureRefusal;
 
 /// An image's file, ready to be mounted.
 #[derive(Debug)]
@@ -37,7 +38,10 @@ pub enum OpenForMountError {
         /// What was found.
         what: String,
     },
-    /// The file could not be used.
+    /// Its signature does not do.
+    #[error(transparent)]
+    Signature(#[from] SignatureRefusal),
+    /// A file of it could not be used.
     #[error("open image {id}")]
     File {
         /// The version.
@@ -58,7 +62,7 @@ pub enum OpenForMountError {
 }
 
 impl Store {
-    /// Opens an image's file to mount it.
+    /// Opens an image's file to mount it, if its signature does.
     ///
     /// The first time after a boot, and whenever the file looks touched, all its bytes are read and compared (about
     /// a second per gigabyte); else size, inode, change time and immutable flag are, which takes microseconds.
@@ -72,14 +76,17 @@ impl Store {
         now: Timestamp,
         watch: Watch<'_>,
     ) -> Result<MountSource, OpenForMountError> {
-        let known = {
+        let (known, info) = {
             let index = self.index.read();
             let entry = index.versions.get(id).ok_or_else(|| UnknownImageError { id: id.clone() })?;
             if let Some(damage) = &entry.damage {
                 return Err(OpenForMountError::Damaged { id: id.clone(), what: damage.what.clone() });
             }
-            entry.checked.clone()
+            (entry.checked.clone(), entry.info.clone())
         };
+        let signature = self.signature_on_disk(&info);
+        let signature = signature.map_err(|source| OpenForMountError::File { id: id.clone(), source })?;
+        self.accept_signature(id, signature)?;
         let path = self.layout.version(id).join(IMAGE_FILE);
         let failed = |action| {
             let on = StoreFileError::on(action, &path);

@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use insula_model::{ImageId, ImageName, ImageVersion};
+use insula_model::{ImageId, ImageName, ImageVersion, Stage};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::incoming::make_dir;
 use super::index::{DamageMark, Entry, ImageInfo, SharedIndex};
 use super::lock::{LockError, StoreLock};
 use super::medium::{StoreFileError, read_bounded, remove_tree};
+use super::signing::{Signing, SigningConfig, open_keys};
 use super::stage::{RECORD_BYTES_MAX, StageRecord};
 use super::{DAMAGED_FILE, DEFAULT_FILE, Layout, MANIFEST_FILE, STAGE_FILE, Store};
 use crate::manifest::{Manifest, digest_of};
+use crate::signature::stage_name;
 
 /// A store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,20 @@ pub enum StoreWarning {
         /// Where.
         path: PathBuf,
     },
+    /// A version of the time before the node had a key for its stage.
+    #[error("image {id} was here before this node had a key for stage {}; it is signed now", stage_name(*stage))]
+    Signed {
+        /// The version.
+        id: ImageId,
+        /// Its stage.
+        stage: Stage,
+    },
+    /// Others than root may read a secret key.
+    #[error("the signing key {} is open to others; close it with chmod 600", path.display())]
+    KeyExposed {
+        /// The key.
+        path: PathBuf,
+    },
     /// The default version of a name was not there; the oldest took its place.
     #[error("the default version of image {} was lost; it is now {id}", id.name)]
     DefaultMended {
@@ -71,8 +87,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When another program has it open, or its directories cannot be used.
-    pub fn open(root: &Path) -> Result<(Self, Vec<StoreWarning>), OpenStoreError> {
+    /// When another program has it open, or its directories or keys cannot be used.
+    pub fn open(root: &Path, signing: &SigningConfig) -> Result<(Self, Vec<StoreWarning>), OpenStoreError> {
         let failed = |source| OpenStoreError::File { path: root.to_owned(), source };
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
         made.map_err(StoreFileError::on("create directory", root)).map_err(failed)?;
@@ -91,6 +107,8 @@ impl Store {
         let next_operation = remove_operations(&incoming).map_err(failed)?;
         let boot_file = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = std::fs::read_to_string(boot_file).map_err(StoreFileError::on("read", boot_file)).map_err(failed)?;
+        let mut warnings = Vec::new();
+        let (signing, new_keys) = open_keys(signing, &mut warnings).map_err(failed)?;
         let store = Self {
             layout,
             index: SharedIndex::default(),
@@ -98,9 +116,11 @@ impl Store {
             next_operation: AtomicU64::new(next_operation),
             first_operation: next_operation,
             boot: boot.trim_end().to_owned(),
+            signing,
             _lock: lock,
         };
-        let warnings = store.read_names().map_err(failed)?;
+        store.read_names(&mut warnings).map_err(failed)?;
+        store.adopt(&new_keys, &mut warnings).map_err(failed)?;
         Ok((store, warnings))
     }
 
@@ -120,16 +140,15 @@ impl Store {
         Ok(clean)
     }
 
-    fn read_names(&self) -> Result<Vec<StoreWarning>, StoreFileError> {
-        let mut warnings = Vec::new();
+    fn read_names(&self, warnings: &mut Vec<StoreWarning>) -> Result<(), StoreFileError> {
         for (name, path) in entries(self.layout.root())? {
             match ImageName::new(&name) {
-                Ok(name) if path.is_dir() => self.read_name(&name, &mut warnings)?,
+                Ok(name) if path.is_dir() => self.read_name(&name, warnings)?,
                 _ if name.starts_with('.') => {}
                 _ => warnings.push(StoreWarning::Foreign { path }),
             }
         }
-        Ok(warnings)
+        Ok(())
     }
 
     fn read_name(&self, name: &ImageName, warnings: &mut Vec<StoreWarning>) -> Result<(), StoreFileError> {
@@ -144,7 +163,7 @@ impl Store {
                     continue;
                 }
             };
-            match read_version(&id, &path) {
+            match read_version(&id, &path, &self.signing) {
                 Ok(entry) => {
                     versions.insert(id.version.clone(), entry.stage.published);
                     self.index.write().versions.insert(id, entry);
@@ -224,7 +243,7 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, StoreFileError> {
 }
 
 /// What the index needs of a version; else why it cannot be used.
-fn read_version(id: &ImageId, dir: &Path) -> Result<Entry, String> {
+fn read_version(id: &ImageId, dir: &Path, signing: &Signing) -> Result<Entry, String> {
     let stage = read_bounded(&dir.join(STAGE_FILE), RECORD_BYTES_MAX).map_err(|error| format!("stage: {error}"))?;
     let stage = StageRecord::decode(&stage).map_err(|error| format!("stage: {error}"))?;
     let bytes = std::fs::read(dir.join(MANIFEST_FILE)).map_err(|error| format!("{MANIFEST_FILE}: {error}"))?;
@@ -241,5 +260,7 @@ fn read_version(id: &ImageId, dir: &Path) -> Result<Entry, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => Some(DamageMark { found: None, what: format!("{DAMAGED_FILE}: {error}") }),
     };
-    Ok(Entry { info: Arc::new(ImageInfo::of(&manifest, digest)), stage, damage, checked: None })
+    let info = Arc::new(ImageInfo::of(&manifest, digest));
+    let signature = signing.judge(&stage, &info);
+    Ok(Entry { info, stage, signature, damage, checked: None })
 }

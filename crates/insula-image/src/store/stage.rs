@@ -10,9 +10,11 @@
 //! vouches for nothing. Promotion changes the record alone. On disk it is CBOR with integer keys:
 //! `docs/formats/store.md`.
 
-use insula_model::{Sha256Digest, Stage};
+use insula_model::{PublicKey, Sha256Digest, Stage};
 use jiff::Timestamp;
 use minicbor::{Decoder, Encoder};
+
+use crate::signature::ImageSignature;
 
 /// Stage of an image version with what led there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct StageRecord {
     pub promoted: Option<Timestamp>,
     /// The last test.
     pub test: Option<TestReport>,
+    /// Who vouches for it, at which stage.
+    pub signatures: Vec<ImageSignature>,
 }
 
 /// What `image test` found.
@@ -83,7 +87,7 @@ impl StageRecord {
     /// The record of an image that was just published.
     #[must_use]
     pub fn published(digest: Sha256Digest, now: Timestamp) -> Self {
-        Self { digest, stage: Stage::Testing, published: now, promoted: None, test: None }
+        Self { digest, stage: Stage::Testing, published: now, promoted: None, test: None, signatures: Vec::new() }
     }
 
     /// The record after a test. The stage stays: an image in production that fails a later test is for people to
@@ -115,6 +119,8 @@ impl StageRecord {
 
 /// Number of the format.
 const FORMAT: u32 = 1;
+/// Most signatures in a record.
+const SIGNATURES_MAX: u64 = 64;
 /// Most bytes of a record, checks included.
 pub(super) const RECORD_BYTES_MAX: usize = 1 << 20;
 
@@ -150,31 +156,24 @@ impl StageRecord {
         encoder.into_writer()
     }
 
-    fn encode_to(
-        &self,
-        encoder: &mut Encoder<Vec<u8>>,
-    ) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
-        let count = 4 + u64::from(self.promoted.is_some()) + u64::from(self.test.is_some());
+    fn encode_to(&self, encoder: &mut Encoder<Vec<u8>>) -> Encoded {
+        let signed = !self.signatures.is_empty();
+        let count = 4 + u64::from(self.promoted.is_some()) + u64::from(self.test.is_some()) + u64::from(signed);
         encoder.map(count)?.u8(0)?.u32(FORMAT)?.u8(1)?.bytes(&self.digest.0)?;
-        encoder.u8(2)?.u8(u8::from(self.stage == Stage::Production))?;
+        encoder.u8(2)?.u8(stage_number(self.stage))?;
         encoder.u8(3)?.i64(self.published.as_millisecond())?;
         if let Some(promoted) = self.promoted {
             encoder.u8(4)?.i64(promoted.as_millisecond())?;
         }
-        let Some(test) = &self.test else { return Ok(()) };
-        encoder.u8(5)?.array(4)?.bool(test.outcome == TestOutcome::Passed)?;
-        encoder.i64(test.finished.as_millisecond())?.str(&test.note)?;
-        encoder.array(length(test.checks.len()))?;
-        for check in &test.checks {
-            encoder.array(3)?.array(length(check.command.len()))?;
-            for word in &check.command {
-                encoder.str(word)?;
-            }
-            match check.exit_code {
-                Some(code) => encoder.i32(code)?,
-                None => encoder.null()?,
-            };
-            encoder.u64(check.duration_ms)?;
+        if let Some(test) = &self.test {
+            encode_test(encoder.u8(5)?, test)?;
+        }
+        if signed {
+            encoder.u8(6)?.array(length(self.signatures.len()))?;
+        }
+        for signature in &self.signatures {
+            encoder.array(3)?.u8(stage_number(signature.stage))?;
+            encoder.bytes(&signature.key.0)?.bytes(&signature.bytes)?;
         }
         Ok(())
     }
@@ -191,23 +190,75 @@ impl StageRecord {
             return Err(DecodeStageError::Format { format });
         }
         let (mut digest, mut stage, mut published, mut promoted, mut test) = (None, None, None, None, None);
+        let mut signatures = Vec::new();
         for _ in 1..fields {
             match decoder.u8()? {
                 1 => digest = Some(decoder.bytes()?.try_into().map_err(|_| damaged("digest of another length"))?),
-                2 => stage = Some(if decoder.u8()? == 0 { Stage::Testing } else { Stage::Production }),
+                2 => stage = Some(decode_stage(&mut decoder)?),
                 3 => published = Some(timestamp(&mut decoder)?),
                 4 => promoted = Some(timestamp(&mut decoder)?),
                 5 => test = Some(decode_test(&mut decoder)?),
+                6 => signatures = decode_signatures(&mut decoder)?,
                 _ => return Err(damaged("unknown field")),
             }
         }
         match (digest, stage, published) {
             (Some(digest), Some(stage), Some(published)) => {
-                Ok(Self { digest: Sha256Digest(digest), stage, published, promoted, test })
+                Ok(Self { digest: Sha256Digest(digest), stage, published, promoted, test, signatures })
             }
             _ => Err(damaged("field missing")),
         }
     }
+}
+
+fn stage_number(stage: Stage) -> u8 {
+    match stage {
+        Stage::Testing => 0,
+        Stage::Production => 1,
+    }
+}
+
+fn decode_stage(decoder: &mut Decoder<'_>) -> Result<Stage, DecodeStageError> {
+    match decoder.u8()? {
+        0 => Ok(Stage::Testing),
+        1 => Ok(Stage::Production),
+        _ => Err(damaged("unknown stage")),
+    }
+}
+
+fn decode_signatures(decoder: &mut Decoder<'_>) -> Result<Vec<ImageSignature>, DecodeStageError> {
+    let count = decoder.array()?.filter(|count| *count <= SIGNATURES_MAX);
+    let mut signatures = Vec::new();
+    for _ in 0..count.ok_or_else(|| damaged("signatures without number, or too many"))? {
+        if decoder.array()? != Some(3) {
+            return Err(damaged("signature that has not three parts"));
+        }
+        let stage = decode_stage(decoder)?;
+        let key = decoder.bytes()?.try_into().map_err(|_| damaged("key of another length"))?;
+        let bytes = decoder.bytes()?.try_into().map_err(|_| damaged("signature of another length"))?;
+        signatures.push(ImageSignature { stage, key: PublicKey(key), bytes });
+    }
+    Ok(signatures)
+}
+
+type Encoded = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+
+fn encode_test(encoder: &mut Encoder<Vec<u8>>, test: &TestReport) -> Encoded {
+    encoder.array(4)?.bool(test.outcome == TestOutcome::Passed)?;
+    encoder.i64(test.finished.as_millisecond())?.str(&test.note)?;
+    encoder.array(length(test.checks.len()))?;
+    for check in &test.checks {
+        encoder.array(3)?.array(length(check.command.len()))?;
+        for word in &check.command {
+            encoder.str(word)?;
+        }
+        match check.exit_code {
+            Some(code) => encoder.i32(code)?,
+            None => encoder.null()?,
+        };
+        encoder.u64(check.duration_ms)?;
+    }
+    Ok(())
 }
 
 fn length(count: usize) -> u64 {
@@ -248,6 +299,7 @@ fn decode_test(decoder: &mut Decoder<'_>) -> Result<TestReport, DecodeStageError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signature::StageKey;
     use proptest::prelude::*;
 
     fn at(second: i64) -> Timestamp {
@@ -276,9 +328,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_is_in_production_only_after_a_passed_test_of_its_image(steps in prop::collection::vec(0..4, 0..12)) {
+        fn a_record_is_in_production_only_after_a_passed_test_of_its_image(steps in prop::collection::vec(0..5, 0..12)) {
             let mut record = StageRecord::published(DIGEST, at(0));
             let mut passed = false;
+            let key = StageKey::new(Stage::Testing, &[1; 32]);
             for step in steps {
                 record = match step {
                     0 => { passed = true; record.tested(report(TestOutcome::Passed)) }
@@ -287,6 +340,7 @@ mod tests {
                         record.tested(report(TestOutcome::Failed))
                     }
                     2 => record.clone().promoted(DIGEST, at(9)).unwrap_or(record),
+                    3 => { record.signatures.push(key.sign(&"web@1".parse().unwrap(), DIGEST)); record }
                     _ => record.clone().promoted(Sha256Digest([9; 32]), at(9)).unwrap_or(record),
                 };
                 prop_assert!(record.stage == Stage::Testing || passed);
@@ -295,8 +349,9 @@ mod tests {
         }
 
         #[test]
-        fn damaged_records_are_refused_and_never_panic(flip in 0_usize..60, bit in 0_u32..8) {
-            let record = StageRecord::published(DIGEST, at(1)).tested(report(TestOutcome::Passed));
+        fn damaged_records_are_refused_and_never_panic(flip in 0_usize..180, bit in 0_u32..8) {
+            let mut record = StageRecord::published(DIGEST, at(1)).tested(report(TestOutcome::Passed));
+            record.signatures.push(ImageSignature { stage: Stage::Testing, key: PublicKey([5; 32]), bytes: [6; 64] });
             let mut bytes = record.encode();
             let index = flip % bytes.len();
             bytes[index] ^= 1 << bit;

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use super::medium::make_mutable;
 use super::{
     BeginError, CheckResult, Damage, ExportFormat, ImportCause, ImportError, ImportRequest, Imported,
-    OpenForMountError, OpenStoreError, PromoteRefusal, RemoveCause, ResolveError, Store, StoreWarning, Strictness,
-    TestOutcome, TestReport,
+    OpenForMountError, OpenStoreError, PromoteRefusal, RemoveCause, ResolveError, SigningConfig, Store, StoreWarning,
+    Strictness, TestOutcome, TestReport,
 };
 use crate::archive::Compression;
 use crate::convert::ConvertError;
@@ -23,35 +23,35 @@ use crate::tree::{InodeKind, Placement};
 
 /// A store in a directory of its own, removed with its immutable files at the end.
 pub(crate) struct TestStore {
-    store: Option<Store>,
+    pub(super) store: Option<Store>,
     dir: tempfile::TempDir,
 }
 
 impl TestStore {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, warnings) = Store::open(&dir.path().join("images")).unwrap();
+        let (store, warnings) = open(&dir.path().join("images")).unwrap();
         assert_eq!(warnings, []);
         Self { store: Some(store), dir }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.dir.path().join("images")
     }
 
-    fn version_dir(&self, id: &str) -> PathBuf {
+    pub(super) fn version_dir(&self, id: &str) -> PathBuf {
         self.root().join(id.replace('@', "/"))
     }
 
     /// Ends the program that owns the store and starts another.
-    fn reopen(&mut self) -> Vec<StoreWarning> {
+    pub(super) fn reopen(&mut self) -> Vec<StoreWarning> {
         self.store = None;
-        let (store, warnings) = Store::open(&self.root()).unwrap();
+        let (store, warnings) = open(&self.root()).unwrap();
         self.store = Some(store);
         warnings
     }
 
-    fn import(&self, id: &str, files: &[(&str, &[u8])]) -> Imported {
+    pub(super) fn import(&self, id: &str, files: &[(&str, &[u8])]) -> Imported {
         self.try_import(id, archive(files)).unwrap()
     }
 
@@ -106,6 +106,11 @@ impl Drop for TestStore {
     }
 }
 
+/// Opens a store whose keys lie beside it.
+pub(crate) fn open(root: &Path) -> Result<(Store, Vec<StoreWarning>), OpenStoreError> {
+    Store::open(root, &SigningConfig::own_keys_only(root.with_extension("keys")))
+}
+
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
@@ -129,7 +134,7 @@ fn archive(files: &[(&str, &[u8])]) -> File {
 }
 
 /// Changes a byte of a published file, as a bad disk would.
-fn flip(path: &Path, offset: u64) {
+pub(super) fn flip(path: &Path, offset: u64) {
     make_mutable(path).unwrap();
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
     let file = File::options().read(true).write(true).open(path).unwrap();
@@ -139,7 +144,7 @@ fn flip(path: &Path, offset: u64) {
     file.sync_all().unwrap();
 }
 
-fn passed() -> TestReport {
+pub(super) fn passed() -> TestReport {
     let check = CheckResult { command: vec!["true".to_owned()], exit_code: Some(0), duration_ms: 1 };
     TestReport { outcome: TestOutcome::Passed, finished: at(200), checks: vec![check], note: String::new() }
 }
@@ -184,7 +189,7 @@ fn two_operations_cannot_make_one_version() {
 #[test]
 fn a_second_program_is_refused_with_the_name_of_the_first() {
     let store = TestStore::new();
-    match Store::open(&store.root()) {
+    match open(&store.root()) {
         Err(OpenStoreError::InUse { holder, .. }) => assert!(holder.contains("process"), "{holder}"),
         other => panic!("{other:?}"),
     }
@@ -528,7 +533,7 @@ fn a_diff_names_paths_settings_and_sizes() {
 fn usage_counts_the_disk() {
     let store = TestStore::new();
     store.import("web@1", &[("a", &vec![1; 100_000])]);
-    let usage = store.usage(&id("web@1")).unwrap();
+    let usage = store.usage(&id("web@1"), None).unwrap();
     assert_eq!(usage.content.0, 100_000);
     assert!((100_000..200_000).contains(&usage.disk.0), "{usage:?}");
 }

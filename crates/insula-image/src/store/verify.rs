@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::medium::{FileState, StoreFileError, digest_from_medium, drop_cache};
-use super::{DAMAGED_FILE, IMAGE_FILE, MANIFEST_FILE, ReadManifestError, Store, UnknownImageError};
+use super::{DAMAGED_FILE, IMAGE_FILE, MANIFEST_FILE, ReadManifestError, STAGE_FILE, Store, UnknownImageError};
 use crate::erofs::{BLOCK_BYTES, ContentReader};
 use crate::manifest::Manifest;
 use crate::path::ImagePath;
 use crate::progress::{Cancelled, Phase, Watch};
+use crate::signature::SignatureStatus;
 use crate::tree::InodeKind;
 
 /// What comparing a version found.
@@ -27,6 +28,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// What is wrong; empty when all is well.
     pub damage: Vec<Damage>,
+    /// What its signatures come to; no damage, for its bytes may be right all the same.
+    pub signature: SignatureStatus,
 }
 
 /// A part of a version that differs from what was published.
@@ -35,6 +38,12 @@ pub enum Damage {
     /// The manifest cannot be read or has another digest.
     #[error("manifest: {why}")]
     Manifest {
+        /// What was found.
+        why: String,
+    },
+    /// The stage record cannot be read.
+    #[error("{STAGE_FILE}: {why}")]
+    Stage {
         /// What was found.
         why: String,
     },
@@ -112,6 +121,13 @@ impl Store {
                 None
             }
         };
+        let signature = match self.signature_on_disk(&info) {
+            Ok((_, status)) => status,
+            Err(error) => {
+                damage.push(Damage::Stage { why: error.source.to_string() });
+                SignatureStatus::Missing
+            }
+        };
         let path = self.layout.version(id).join(IMAGE_FILE);
         match File::open(&path) {
             Err(error) => damage.push(Damage::Unreadable { why: error.to_string() }),
@@ -132,7 +148,7 @@ impl Store {
             let what = if rest == 0 { first.to_string() } else { format!("{first} and {rest} more") };
             self.mark_damaged(id, &what, now).map_err(failed)?;
         }
-        Ok(VerifyReport { id: id.clone(), digest: info.digest, bytes: info.file.bytes, damage })
+        Ok(VerifyReport { id: id.clone(), digest: info.digest, bytes: info.file.bytes, damage, signature })
     }
 
     fn clear_mark(&self, id: &ImageId, state: FileState) -> Result<(), StoreFileError> {

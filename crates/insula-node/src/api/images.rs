@@ -8,8 +8,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_api::{
-    BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageUsage, ImageView, ImportImage, Operation,
-    OperationKind, Problem, ProblemCode,
+    BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageKeys, ImageUsage, ImageView, ImportImage,
+    Operation, OperationKind, Problem, ProblemCode,
 };
 use insula_model::ImageId;
 use insula_plan::protocol::launcher::ImageKey;
@@ -41,6 +41,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(verify))
         .routes(routes!(test))
         .routes(routes!(promote))
+        .routes(routes!(sign))
+        .routes(routes!(keys))
         .routes(routes!(usage))
         .routes(routes!(diff))
         .routes(routes!(set_default))
@@ -298,6 +300,24 @@ pub(super) async fn promote(
     Ok(Json(on_store(&context, move |images| images.promote(&image)).await?))
 }
 
+/// Vouches for a version with this node's key for its stage, after its bytes were compared.
+#[utoipa::path(post, path = "/v1/images/{name}/{version}/sign", tag = "images",
+    params(("name" = String, Path), ("version" = String, Path)), responses(
+    (status = 200, description = "It is signed", body = ImageView),
+    (status = 409, description = "It is damaged", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn sign(State(context): Shared, Path((name, version)): Path<(String, String)>) -> Answered<ImageView> {
+    let image = image_id(&name, &version)?;
+    Ok(Json(on_store(&context, move |images| images.sign(&image)).await?))
+}
+
+/// Whose signatures count on this node.
+#[utoipa::path(get, path = "/v1/images/keys", tag = "images",
+    responses((status = 200, description = "By stage, the node's own first", body = ImageKeys)))]
+pub(super) async fn keys(State(context): Shared) -> Answered<ImageKeys> {
+    Ok(Json(context.images.keys()))
+}
+
 /// Makes a version the one that its bare name means.
 #[utoipa::path(put, path = "/v1/images/{name}/default", tag = "images", request_body = DefaultImage,
     params(("name" = String, Path)),
@@ -371,7 +391,8 @@ pub(super) async fn usage(
 ) -> Answered<ImageUsage> {
     let image = image_id(&name, &version)?;
     let asked = image.clone();
-    let mut usage = on_store(&context, move |images| images.usage(&asked)).await?;
+    let mount = context.host.image_root(&ImageKey(context.catalog.get(&image)?.digest.hex()));
+    let mut usage = on_store(&context, move |images| images.usage(&asked, mount.as_ref())).await?;
     usage.containers = context.containers_of(&image);
     usage.running = context.running_of(&image);
     Ok(Json(usage))

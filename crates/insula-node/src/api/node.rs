@@ -32,6 +32,7 @@ pub(super) async fn version(State(context): Shared) -> Answered<VersionView> {
     responses((status = 200, description = "Findings", body = NodeReport)))]
 pub(super) async fn doctor(State(context): Shared) -> Answered<NodeReport> {
     let mut findings = context.host.findings().await;
+    findings.extend(context.images.findings());
     let sizes = context.directory.all().into_iter().map(|handle| handle.snapshot().spec.resources.data_size);
     findings.push(data_finding(context.config.defaults.data_size, sizes));
     Ok(Json(NodeReport { findings }))

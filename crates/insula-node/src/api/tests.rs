@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use insula_api::{ImageView, ProblemCode};
+use insula_api::{ImageView, ProblemCode, SignatureState, SignatureView};
 use insula_model::{Bytes, ImageConfig, ImageId, MountPlan, Sha256Digest, Stage};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -38,6 +38,7 @@ fn image(text: &str, default: bool) -> ImageView {
         size: Bytes(0),
         entries: 0,
         created: Timestamp::UNIX_EPOCH,
+        signature: SignatureView { state: SignatureState::Missing, key: None, own: false, accepted: true },
         damaged: None,
         config: ImageConfig { cmd: vec!["run".to_owned()], ..ImageConfig::default() },
         mount_plan: MountPlan::default_plan(),
@@ -63,7 +64,7 @@ fn fill(context: &Context) {
 
 fn open(dir: &Path, shared: &Arc<dyn Host>) -> (Arc<Context>, Vec<crate::container::record::ContainerRecord>) {
     let events = Arc::new(crate::events::Events::new());
-    let images = crate::images::Images::open(dir, events.clone()).unwrap();
+    let images = crate::images::Images::open(&config(dir), events.clone()).unwrap();
     crate::daemon::open(config(dir), shared.clone(), images, events).unwrap()
 }
 

@@ -1,12 +1,14 @@
 //! What containers hold and run, read from control groups and `/proc`. Blocks; called on threads for that.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use insula_api::{Finding, FindingLevel, Problem, ProblemCode, ProcessRow, ResourceUsage};
 use insula_model::{ContainerId, IdRange};
 use insula_network::{HostFacts, Severity};
 use insula_plan::protocol::facts;
+use insula_plan::protocol::launcher::ImageKey;
 use rustix::fs::{Mode, OFlags};
 
 use super::Machine;
@@ -47,6 +49,16 @@ impl Machine {
         // The process still lives, so the number was its own when the path was opened.
         self.send_signal(id, 0).map_err(|_| ended())?;
         Ok(root)
+    }
+
+    /// The root of an image's one mount, which only the launcher's mount namespace has.
+    pub(super) fn open_image_root(&self, image: &ImageKey) -> Option<OwnedFd> {
+        let launcher = self.link.launcher()?;
+        let place = self.run.path().join("images").join(&image.0);
+        let path = Path::new("/proc").join(launcher.to_string()).join("root").join(place.strip_prefix("/").ok()?);
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        // Where nothing is mounted, the folder is there all the same.
+        self.is_mounted(image).then_some(root)
     }
 
     fn pid_of(&self, id: ContainerId) -> Option<u32> {

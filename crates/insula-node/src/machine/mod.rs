@@ -45,6 +45,7 @@ use insula_plan::protocol::run_dir::RunDir;
 use insula_resources::{Limits, NodeGroups};
 use insula_runtime::{HostFacts, SweepRequest, plan_sweep};
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use crate::config::data_dirs;
 use crate::container::record::Addresses;
@@ -56,6 +57,7 @@ use network::{Network, container_network};
 
 pub(crate) use network::Traces;
 pub(crate) use servants::connect;
+pub(crate) use start::image_key;
 
 /// Launchers that may die during the sweep of one container.
 const SWEEP_TRIES_MAX: u32 = 5;
@@ -81,7 +83,7 @@ pub(crate) struct Machine {
     log_bounds: LogBounds,
     /// The daemon ends: a launcher that goes away is not replaced.
     ending: AtomicBool,
-    mounted: Mutex<HashSet<ImageKey>>,
+    mounted: watch::Sender<HashSet<ImageKey>>,
     pidfds: Mutex<HashMap<ContainerId, Arc<OwnedFd>>>,
     /// Containers that run, and whether their output is logged.
     outputs: Mutex<HashMap<ContainerId, LogMode>>,
@@ -123,20 +125,20 @@ impl Machine {
     }
 
     fn is_mounted(&self, key: &ImageKey) -> bool {
-        lock(&self.mounted).contains(key)
+        self.mounted.borrow().contains(key)
     }
 
     /// Unmounts an image; what runs from it keeps its clone of the mount.
     async fn unmount_image(self: Arc<Self>, key: ImageKey) -> Result<(), Problem> {
         // First out of sight, so that a start that comes now mounts it anew.
-        if !lock(&self.mounted).remove(&key) {
+        if !self.mounted.send_if_modified(|mounted| mounted.remove(&key)) {
             return Ok(());
         }
         self.link.call(LauncherRequest::UnmountImage { key }, &[]).await.map(drop)
     }
 
     fn note_mounted(&self, key: ImageKey) {
-        lock(&self.mounted).insert(key);
+        self.mounted.send_if_modified(|mounted| mounted.insert(key));
     }
 
     fn filters(&self) -> MutexGuard<'_, HashMap<u64, Arc<Filter>>> {
@@ -265,6 +267,14 @@ impl Host for Handle {
 
     fn unmount(&self, image: ImageKey) -> BoxFuture<'static, Result<(), Problem>> {
         self.0.clone().unmount_image(image).boxed()
+    }
+
+    fn mounts(&self) -> watch::Receiver<HashSet<ImageKey>> {
+        self.0.mounted.subscribe()
+    }
+
+    fn image_root(&self, image: &ImageKey) -> Option<OwnedFd> {
+        self.0.open_image_root(image)
     }
 
     fn attach(&self, order: AttachOrder) -> BoxFuture<'static, Result<Onlooker, Problem>> {

@@ -28,7 +28,7 @@ use super::link::{Link, exit_of};
 use super::names::NameService;
 use super::network::Network;
 use super::start::{image_key, unknown_exit};
-use super::{Handle, Machine, lock};
+use super::{Handle, Machine};
 use crate::config::Config;
 use crate::host::{Exit, FoundContainer, Host, Started};
 
@@ -111,7 +111,7 @@ async fn set_up(
         host_limits: crate::tune::host_limits(&config.capacity),
         log_bounds: log_bounds(config),
         ending: AtomicBool::new(false),
-        mounted: Mutex::new(HashSet::new()),
+        mounted: tokio::sync::watch::Sender::new(HashSet::new()),
         pidfds: Mutex::new(HashMap::new()),
         outputs: Mutex::default(),
         keeper_is_new,
@@ -248,7 +248,7 @@ impl Machine {
     async fn learn_mounted(&self) -> Result<(), Problem> {
         let outcome = self.link.call(LauncherRequest::ListImages, &[]).await?;
         if let LauncherOutcome::Images { keys } = outcome.message {
-            *lock(&self.mounted) = keys.into_iter().collect();
+            self.mounted.send_replace(keys.into_iter().collect());
         }
         Ok(())
     }
@@ -256,7 +256,7 @@ impl Machine {
     /// Unmounts what is no version of the store: removed ones and unfinished ones of a daemon that was killed.
     async fn unmount_strangers(self: Arc<Self>) {
         let known: HashSet<_> = self.images.list().iter().map(|image| image_key(&image.info)).collect();
-        let strangers: Vec<_> = lock(&self.mounted).difference(&known).cloned().collect();
+        let strangers: Vec<_> = self.mounted.borrow().difference(&known).cloned().collect();
         for key in strangers {
             if let Err(problem) = self.clone().unmount_image(key).await {
                 tracing::warn!(detail = problem.detail, "unmount");

@@ -518,7 +518,7 @@ fn container_pipe(order: &StartOrder) -> Result<(OwnedFd, OwnedFd), Problem> {
 }
 
 /// Under which key the launcher has an image.
-pub(super) fn image_key(info: &ImageInfo) -> ImageKey {
+pub(crate) fn image_key(info: &ImageInfo) -> ImageKey {
     ImageKey(info.digest.hex())
 }
 

@@ -24,6 +24,10 @@ pub enum ImageCommand {
     Test(ImageIdArgs),
     /// Let a tested image into production
     Promote(ImageIdArgs),
+    /// Vouch for an image with this node's key, after a check of every byte
+    Sign(ImageIdArgs),
+    /// Keys whose signatures count on this node
+    Keys,
     /// Choose the version that a name alone means
     Default(ImageDefaultArgs),
     /// What differs between two versions

@@ -9,12 +9,12 @@ use insula_api::{
     BuildImage, CollectedImages, DefaultImage, ExportFormat, ExportImage, ImageDiff, ImageUsage, ImageView,
     ImportImage, NewImage, Operation, TestReport, VerifyReport, paths,
 };
-use insula_model::{ImageId, ImageRef};
+use insula_model::{ImageId, ImageRef, Stage};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{Session, absolute, each, operation};
+use super::{Session, absolute, each, image_signature, operation};
 use crate::args::{
     DiffArgs, ExportArgs, ImageCommand, ImageDefaultArgs, ImageIdArgs, ImageListArgs, ImageRefsArgs, ImportArgs,
     RecipeArgs,
@@ -37,6 +37,8 @@ pub(super) async fn execute(session: &mut Session, command: ImageCommand) -> Res
         ImageCommand::Verify(args) => verify(session, args).await,
         ImageCommand::Test(args) => test(session, args).await,
         ImageCommand::Promote(args) => promote(session, args).await,
+        ImageCommand::Sign(args) => image_signature::sign(session, args).await,
+        ImageCommand::Keys => image_signature::keys(session).await,
         ImageCommand::Default(args) => default(session, args).await,
         ImageCommand::Diff(args) => diff(session, args).await,
         ImageCommand::Usage(args) => usage(session, args).await,
@@ -46,7 +48,7 @@ pub(super) async fn execute(session: &mut Session, command: ImageCommand) -> Res
     }
 }
 
-fn verb_path(image: &ImageId, verb: &str) -> String {
+pub(super) fn verb_path(image: &ImageId, verb: &str) -> String {
     paths::image_verb(image.name.as_str(), image.version.as_str(), verb)
 }
 
@@ -110,7 +112,7 @@ fn print_new(session: &Session, new: &NewImage) -> Result<u8, Failure> {
     print_image(session, &new.image)
 }
 
-fn print_image(session: &Session, view: &ImageView) -> Result<u8, Failure> {
+pub(super) fn print_image(session: &Session, view: &ImageView) -> Result<u8, Failure> {
     if session.printer.is_for_people() {
         print(&format!("{}\n", view.image))?;
     } else {
@@ -119,7 +121,7 @@ fn print_image(session: &Session, view: &ImageView) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn view(session: &mut Session, image: &ImageId) -> Result<ImageView, Failure> {
+pub(super) async fn view(session: &mut Session, image: &ImageId) -> Result<ImageView, Failure> {
     Ok(session.client.get(&paths::image(image.name.as_str(), image.version.as_str())).await?)
 }
 
@@ -164,7 +166,7 @@ fn views(found: &[ImageView]) -> Table {
         let tested = view.test.as_ref().map(|test| if test.passed { "passed" } else { "failed" });
         table.push([
             Cell::from(view.image.to_string()),
-            Cell::from(stage(view)),
+            Cell::from(stage(view.stage)),
             Cell::two(if view.default { "yes" } else { "-" }, view.default.to_string()),
             Cell::two(size(view.size.0), view.size.0.to_string()),
             Cell::from(view.entries.to_string()),
@@ -177,10 +179,10 @@ fn views(found: &[ImageView]) -> Table {
     table
 }
 
-fn stage(view: &ImageView) -> &'static str {
-    match view.stage {
-        insula_model::Stage::Testing => "testing",
-        insula_model::Stage::Production => "production",
+pub(super) fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Testing => "testing",
+        Stage::Production => "production",
     }
 }
 
@@ -201,13 +203,14 @@ async fn show(session: &mut Session, args: ImageRefsArgs) -> Result<u8, Failure>
 fn details(table: &mut Table, view: &ImageView) {
     let mut row = |field: &str, value: Cell| table.push([Cell::from(field), value]);
     row("image", Cell::from(view.image.to_string()));
-    row("stage", Cell::from(stage(view)));
+    row("stage", Cell::from(stage(view.stage)));
     row("default", Cell::from(view.default.to_string()));
     row("digest", Cell::from(view.digest.to_string()));
     row("tree digest", Cell::from(view.tree_digest.to_string()));
     row("size", Cell::two(size(view.size.0), view.size.0.to_string()));
     row("entries", Cell::from(view.entries.to_string()));
     row("created", Cell::from(view.created.to_string()));
+    row("signature", Cell::from(image_signature::words(&view.signature)));
     row("damaged", Cell::optional(view.damaged.as_ref()));
     row("entrypoint", Cell::from(view.config.entrypoint.join(" ")));
     row("command", Cell::from(view.config.cmd.join(" ")));
@@ -225,16 +228,23 @@ fn details(table: &mut Table, view: &ImageView) {
 
 async fn verify(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
     let report: VerifyReport = post_for(session, &verb_path(&args.image, "verify")).await?;
-    let mut table = Table::new(["IMAGE", "INTACT", "READ", "DAMAGED"]);
+    let mut table = Table::new(["IMAGE", "INTACT", "READ", "DAMAGED", "SIGNATURE"]);
     table.push([
         Cell::from(report.image.to_string()),
         Cell::two(if report.intact { "yes" } else { "no" }, report.intact.to_string()),
         Cell::two(size(report.bytes), report.bytes.to_string()),
         Cell::from(report.damaged.join(" ")),
+        Cell::from(image_signature::words(&report.signature)),
     ]);
     session.printer.value(&report, &table)?;
-    if report.intact {
+    if report.intact && report.signature.accepted {
         return Ok(0);
+    }
+    if report.intact {
+        return Err(Failure::Negative {
+            finding: format!("signature of image {}: {}", report.image, image_signature::words(&report.signature)),
+            remedy: Some(format!("its bytes are right; `insula image sign {}` vouches for it", report.image)),
+        });
     }
     Err(Failure::Negative {
         finding: format!("image {} is damaged: {}", report.image, report.damaged.join(", ")),
@@ -292,18 +302,23 @@ async fn usage(session: &mut Session, args: ImageListArgs) -> Result<u8, Failure
     for view in chosen(session, &args.images).await? {
         all.push(session.client.get(&verb_path(&view.image, "usage")).await?);
     }
-    let mut table = Table::new(["IMAGE", "DISK", "CACHED", "RUNNING", "CONTAINERS"]);
+    let mut table = Table::new(["IMAGE", "DISK", "MEMORY", "TWICE", "RUNNING", "CONTAINERS"]);
     for usage in &all {
         table.push([
             Cell::from(usage.image.to_string()),
             Cell::two(size(usage.disk_bytes), usage.disk_bytes.to_string()),
-            usage.cached_bytes.map_or_else(|| Cell::two("-", ""), |bytes| Cell::two(size(bytes), bytes.to_string())),
+            bytes_or_none(usage.mount_cached_bytes),
+            bytes_or_none(usage.cached_bytes),
             Cell::from(usage.running.to_string()),
             Cell::from(usage.containers.join(" ")),
         ]);
     }
     session.printer.listing(&all, &table)?;
     Ok(0)
+}
+
+fn bytes_or_none(bytes: Option<u64>) -> Cell {
+    bytes.map_or_else(|| Cell::two("-", ""), |bytes| Cell::two(size(bytes), bytes.to_string()))
 }
 
 async fn remove(session: &Session, args: ImageRefsArgs) -> Result<u8, Failure> {

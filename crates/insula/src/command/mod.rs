@@ -3,6 +3,7 @@
 mod container;
 mod copy;
 mod image;
+mod image_signature;
 mod inspect;
 mod manual;
 mod node;
