@@ -6,7 +6,7 @@
 //! | yes | ended meanwhile | its exit is recorded, then its restart policy decides |
 //! | yes | no | as it was, by the facts or after a reboot by the record; the restart policy decides |
 //! | no | yes | killed and swept: a create that was never answered, or a delete that was |
-//! | no | facts in the run directory | swept |
+//! | no | anything in the run directory | swept |
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -46,8 +46,9 @@ pub(crate) async fn adopt(context: &Arc<Context>, mut records: Vec<ContainerReco
         let kept = if stored.contains(&record.id) { Kept::Stored } else { Kept::WhileItRuns };
         adopt_one(context, record, (kept, running)).await;
     }
-    let orphans = context.facts.ids().into_iter().filter(|id| context.directory.get(*id).is_none());
-    let mut orphans: HashSet<ContainerId> = orphans.collect();
+    // A sweep whose launcher died with it may have left a directory that says nothing of its container any more.
+    let remains = context.facts.ids().into_iter().chain(context.host.remains());
+    let mut orphans: HashSet<ContainerId> = remains.filter(|id| context.directory.get(*id).is_none()).collect();
     for (id, orphan) in found {
         tracing::warn!(container = %id, pid = orphan.started.pid, "runs without intent: ended");
         if let Err(problem) = context.host.kill_all(id, orphan.started.pid).await {

@@ -211,6 +211,10 @@ impl Host for FakeHost {
         done(Ok(found.map(|(id, frozen)| FoundContainer { id, frozen, started: self.adopt(id) }).collect()))
     }
 
+    fn remains(&self) -> Vec<ContainerId> {
+        Vec::new()
+    }
+
     fn ids_of_guests(&self) -> Option<IdRange> {
         None
     }

@@ -241,6 +241,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// Everything that runs for this node now, or ended since somebody looked and was not swept: then its `exit` is
     /// done. Starts that are still under way are waited for.
     fn found(&self) -> BoxFuture<'static, Result<Vec<FoundContainer>, Problem>>;
+    /// Containers of which something is in the run directory, whether or not anything of them was found.
+    fn remains(&self) -> Vec<ContainerId>;
     /// The block of host ids under which guest services run, if they were started before.
     fn ids_of_guests(&self) -> Option<IdRange>;
     /// Ends a name service that an earlier daemon began.

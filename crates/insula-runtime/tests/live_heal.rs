@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use harness::{Node, Start, id, is_gone, shell, wait_until};
+use harness::{Node, Start, id, is_gone, kernel_remembers, kill, launcher_program, shell, wait_until};
 use insula_model::{ContainerId, ImageConfig};
 use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
 use insula_plan::protocol::failure::FailureKind;
@@ -62,33 +62,6 @@ fn let_go(node: &Node, name: &str) {
     std::fs::write(node.path("data").join(name), b"").unwrap();
 }
 
-fn kill(pid: u32) {
-    let pid = rustix_pid(pid);
-    insula_kernel::signals::send(insula_kernel::signals::Recipient::Process(pid), 9).unwrap();
-}
-
-fn rustix_pid(pid: u32) -> rustix::process::Pid {
-    rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
-}
-
-fn launcher_program() -> std::path::PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let beside = test.ancestors().nth(2).unwrap().to_owned();
-    std::env::var_os("INSULA_PROGRAM_DIR").map_or(beside, Into::into).join("insula-launcher")
-}
-
-/// Kills the launcher and waits until it is gone.
-fn kill_launcher(node: &Node) {
-    let pid = node.client.launcher_pid();
-    kill(pid);
-    wait_until("the launcher is gone", || is_gone(pid));
-}
-
-fn new_launcher(node: &mut Node) {
-    assert!(Command::new(launcher_program()).arg(node.path("run")).status().unwrap().success());
-    node.client = LauncherClient::connect(&node.path("run/launcher.sock")).unwrap();
-}
-
 fn keeper_pid(node: &mut Node) -> u32 {
     ask_keeper(node).unwrap()
 }
@@ -122,13 +95,6 @@ fn next_end(node: &mut Node, id: ContainerId) -> EndedFact {
     }
 }
 
-/// Whether a pidfd remembers the end of its process (Linux 6.15).
-fn kernel_remembers() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 15)
-}
-
 #[test]
 fn live_a_killed_launcher_is_replaced_and_every_end_is_known() {
     let mut node = Node::start();
@@ -138,12 +104,12 @@ fn live_a_killed_launcher_is_replaced_and_every_end_is_known() {
     let killed = start(&mut node, &key, id(13), "killed");
     let killed_later = start(&mut node, &key, id(14), "killed-later");
     let keeper = keeper_pid(&mut node);
-    kill_launcher(&node);
+    node.kill_launcher();
     let_go(&node, "ends");
     kill(killed.pid);
     wait_until("both ended", || is_gone(ends.pid) && is_gone(killed.pid));
 
-    new_launcher(&mut node);
+    node.start_launcher();
     assert_eq!(keeper_pid(&mut node), keeper, "the keeper is found again");
     let (listed, pidfds) = list(&mut node);
     let conditions: Vec<_> = listed.into_iter().map(|(_, condition)| condition).collect();
@@ -196,10 +162,10 @@ fn live_a_killed_keeper_is_replaced_and_the_log_goes_on() {
     assert_eq!(next_end(&mut node, id(21)).status, Some(ExitStatus::Exited(5)));
     wait_until("its output is logged", || log_text(&node, "first") == "up\ngoing\n");
     // And then the launcher, which takes everything from a keeper that was given everything.
-    kill_launcher(&node);
+    node.kill_launcher();
     let_go(&node, "second");
     wait_until("its output is logged", || log_text(&node, "second") == "up\ngoing\n");
-    new_launcher(&mut node);
+    node.start_launcher();
     wait_until("its end is known", || {
         list(&mut node).0.iter().all(|(_, it)| matches!(it, ContainerCondition::Ended(_)))
     });

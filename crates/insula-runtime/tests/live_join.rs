@@ -177,3 +177,56 @@ fn live_a_joined_process_gets_signals_over_its_connection_and_is_left_or_ended_a
     assert!(left.open().is_some());
     end(&mut node, id(5), &running);
 }
+
+#[test]
+fn live_a_joined_process_is_followed_by_the_launchers_next_build_and_by_one_that_takes_a_dead_ones_place() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(6));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let script = |code: u8| (shell_process(&format!("trap 'exit {code}' TERM; sleep 1000 & wait")), OnClose::Leave);
+    let tell = |connection: &OwnedFd| {
+        let channel = Channel::from_socket(connection.try_clone().unwrap());
+        channel.send(&InitRequest::Signal(15), &[], Wait::Never).unwrap();
+    };
+    let (first_process, first) = begin_join(&mut node, id(6), script(8), &[null.as_fd(); 3]).unwrap();
+    let (second_process, second) = begin_join(&mut node, id(6), script(9), &[null.as_fd(); 3]).unwrap();
+    // Until the trap is set the signal ends the shell: its child comes after that.
+    wait_until("both are ready", || {
+        let children = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        [first_process, second_process].iter().all(|process| !children(process.pid).is_empty())
+    });
+    node.become_again();
+    tell(&second[0]);
+    assert_eq!(end_told(&second[0]), ExitStatus::Exited(9), "the launcher is still its parent");
+    node.kill_launcher();
+    node.start_launcher();
+    tell(&first[0]);
+    let channel = Channel::from_socket(first[0].try_clone().unwrap());
+    match channel.receive::<InitEvent>(Wait::Forever).unwrap().message {
+        InitEvent::Ended(end) => assert_eq!(end.status, ExitStatus::Exited(8)),
+        InitEvent::EndedUnseen => assert!(!harness::kernel_remembers()),
+        other => panic!("{other:?}"),
+    }
+    let (status, output) = join(&mut node, id(6), shell_process("echo again")).unwrap();
+    assert_eq!((status, output.as_str()), (ExitStatus::Exited(0), "again\n"));
+    end(&mut node, id(6), &running);
+}
+
+#[test]
+fn live_a_container_has_256_joined_processes_at_most_and_room_again_when_one_ended() {
+    let (mut node, key) = node_with_init();
+    let running = boot(&mut node, &key, id(7));
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let sleep = |on_close| (shell_process("exec sleep 1000"), on_close);
+    let mut connections: Vec<_> =
+        (0..256).map(|_| begin_join(&mut node, id(7), sleep(OnClose::Leave), &[null.as_fd(); 3]).unwrap().1).collect();
+    let Err(LauncherError::Failed(failure)) = begin_join(&mut node, id(7), sleep(OnClose::Leave), &[null.as_fd(); 3])
+    else {
+        panic!("one more ran")
+    };
+    assert_eq!(failure.kind, FailureKind::Spawn(SpawnFailure::Busy { limit: 256 }));
+    // One that nobody follows any more does not count.
+    connections.pop();
+    wait_until("there is room", || begin_join(&mut node, id(7), sleep(OnClose::Kill), &[null.as_fd(); 3]).is_ok());
+    end(&mut node, id(7), &running);
+}

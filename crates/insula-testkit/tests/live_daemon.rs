@@ -109,6 +109,19 @@ fn lines_of_log(node: &Node, name: &str) -> usize {
 }
 
 #[test]
+fn live_what_a_sweep_that_was_cut_off_left_goes_with_the_daemons_next_start() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "stays", "busybox", "sleep", "600"]);
+    let left = node.run_dir().join("containers/11111111-2222-4333-8444-555555555555");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("exec.sock"), "").unwrap();
+    node.kill_daemon();
+    node.start_daemon();
+    assert!(!left.exists());
+    assert_eq!(node.ok(["exec", "stays", "echo", "here"]).text(), "here");
+}
+
+#[test]
 fn live_a_second_daemon_is_refused_and_told_the_first() {
     let node = node();
     let (state, run) = (node.state_dir(), node.run_dir());

@@ -29,6 +29,7 @@ use rustix::process::{Pid, WaitStatus};
 use super::containers::status_of;
 use super::daemon::Asker;
 use super::keeper_link::KeeperLink;
+use super::requests::has_ended;
 use super::{FIRST_JOINED, Launcher};
 
 /// The signal that cannot be caught.
@@ -88,11 +89,12 @@ fn adopt_one(
     connection: BorrowedFd<'_>,
 ) -> Option<JoinedProcess> {
     let pid = i32::try_from(number).ok().and_then(Pid::from_raw)?;
-    let pidfd = keeper.stored(&pidfd_name(container, number)?)?;
-    // Of another process by now if ours ended; then the handle says so at once.
-    let process = ProcessIdentity::of(pid).unwrap_or(ProcessIdentity { pid: number, start_ticks: 0 });
+    let pidfd = keeper.stored(&pidfd_name(container, number)?)?.try_clone_to_owned().ok()?;
+    // If ours has ended, the number may be another's; then only the handle knows.
+    let process = ProcessIdentity::of(pid).filter(|_| !has_ended(&pidfd));
+    let process = process.unwrap_or(ProcessIdentity { pid: number, start_ticks: 0 });
     let channel = Channel::from_socket(connection.try_clone_to_owned().ok()?);
-    Some(JoinedProcess { container, process, pid, pidfd: pidfd.try_clone_to_owned().ok()?, channel, on_close })
+    Some(JoinedProcess { container, process, pid, pidfd, channel, on_close })
 }
 
 impl Launcher {

@@ -506,7 +506,7 @@ impl Launcher {
 }
 
 /// Whether a process ended, by its pidfd.
-fn has_ended(pidfd: &OwnedFd) -> bool {
+pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }

@@ -228,7 +228,13 @@ impl Link {
                     Ok(mut ready) => ready.clear_ready(),
                     Err(error) => return Err(self.unsent(op, &format!("wait for the launcher: {error}"))),
                 },
-                Err(error) => return Err(self.unsent(op, &format!("send to the launcher: {error}"))),
+                Err(error) => {
+                    if matches!(error, SendError::Closed) {
+                        // Known here before its end is read: whoever tries again waits for the successor.
+                        self.closed(connection);
+                    }
+                    return Err(self.unsent(op, &format!("send to the launcher: {error}")));
+                }
             }
         }
     }
@@ -283,7 +289,9 @@ impl Link {
 
     fn closed(&self, connection: &Arc<Connection>) {
         let mut state = self.state();
-        connection.closed.store(true, Ordering::Relaxed);
+        if connection.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         state.generation += 1;
         // None is there when it closed before the launcher answered the hello.
         if state.connection.as_ref().is_none_or(|now| Arc::ptr_eq(now, connection)) {

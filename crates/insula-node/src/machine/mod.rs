@@ -335,6 +335,11 @@ impl Host for Handle {
         self.0.clone().look_for_containers().boxed()
     }
 
+    fn remains(&self) -> Vec<ContainerId> {
+        let entries = std::fs::read_dir(self.0.run.containers()).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
     fn ids_of_guests(&self) -> Option<IdRange> {
         self.0.ids_of_guests()
     }

@@ -85,7 +85,7 @@ impl Node {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         assert!(status.lines().any(|line| line.starts_with("Uid:\t0\t")), "live tests need root: run them with sudo");
         let folder = tempfile::Builder::new().prefix("insula-runtime-").tempdir().unwrap();
-        let launcher = programs().join("insula-launcher");
+        let launcher = launcher_program();
         assert!(launcher.exists(), "{} is missing: cargo build --workspace --bins", launcher.display());
         let run = folder.path().join("run");
         assert!(Command::new(launcher).arg(&run).status().unwrap().success());
@@ -135,6 +135,28 @@ impl Node {
     /// Goes away and comes back, as a daemon that is replaced.
     pub(crate) fn reconnect(&mut self) {
         self.client = LauncherClient::connect(&self.path("run/launcher.sock")).unwrap();
+    }
+
+    /// Kills the launcher and waits until it is gone.
+    pub(crate) fn kill_launcher(&self) {
+        let pid = self.client.launcher_pid();
+        kill(pid);
+        wait_until("the launcher is gone", || is_gone(pid));
+    }
+
+    /// Starts a launcher where there is none.
+    pub(crate) fn start_launcher(&mut self) {
+        assert!(Command::new(launcher_program()).arg(self.path("run")).status().unwrap().success());
+        self.reconnect();
+    }
+
+    /// Has the launcher become its own program, in place.
+    pub(crate) fn become_again(&mut self) {
+        let program = std::fs::File::open(launcher_program()).unwrap();
+        // What the keeper was told a moment ago may still wait for its answer.
+        wait_until("the launcher has become its program", || {
+            self.client.call(LauncherRequest::Upgrade, &[program.as_fd()]).is_ok()
+        });
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -358,6 +380,24 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::yield_now();
     }
+}
+
+/// Where the launcher is.
+pub(crate) fn launcher_program() -> PathBuf {
+    programs().join("insula-launcher")
+}
+
+/// Kills a process without a word.
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    insula_kernel::signals::send(insula_kernel::signals::Recipient::Process(pid), 9).unwrap();
+}
+
+/// Whether a pidfd remembers the end of its process (Linux 6.15).
+pub(crate) fn kernel_remembers() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 15)
 }
 
 /// Whether there is no such process, or only what is left of one.
