@@ -78,6 +78,9 @@ fn failed(order: &StartOrder, what: &str, error: &(dyn std::error::Error + 'stat
 /// The launcher's problem, naming the container.
 fn named(order: &StartOrder, mut problem: Problem) -> Problem {
     problem.detail = format!("start container {}: {}", order.name, problem.detail);
+    if problem.step.as_deref() == Some("exec") && order.spec.init == Some(InitKind::Image) {
+        return problem.with_remedy("the image has no init system there; start it without `--init image`");
+    }
     problem
 }
 
