@@ -35,7 +35,7 @@ pub use image_config::{HealthCheck, ImageConfig, Stage};
 pub use image_ref::{ImageId, ImageRef, ParseImageRefError};
 pub use mount_plan::{MountPlan, Place, PlaceContent};
 pub use name::{ContainerName, ImageName, ImageVersion, NameError, NodeName, TemplateName};
-pub use network::{HostEntry, NetworkMode, ParsePortError, PublishedPort, Transport};
+pub use network::{HostEntry, NetworkMode, PORT_RANGE_MAX, ParsePortError, PublishedPort, Transport};
 pub use public_key::{ParseKeyError, PublicKey};
 pub use resources::{CpuLimit, ParseCpuLimitError, ResourceSpec, Ulimit};
 pub use restart::{ParseRestartPolicyError, RestartPolicy};

@@ -20,6 +20,9 @@ pub enum NetworkMode {
     Host,
 }
 
+/// Most ports of a range that is published at once.
+pub const PORT_RANGE_MAX: u16 = 1_000;
+
 /// Transport protocol of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -63,35 +66,61 @@ impl PublishedPort {
 
 /// Text that is no published port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("port `{}` is not [IP:]HOST:CONTAINER[/tcp|/udp] with ports from 1 to 65535", given.escape_debug())]
+#[error(
+    "port `{}` is not [IP:]HOST:CONTAINER[/tcp|/udp] with ports from 1 to 65535, or ranges of one length such as 8000-8009:80-89",
+    given.escape_debug()
+)]
 pub struct ParsePortError {
     given: String,
 }
 
-impl FromStr for PublishedPort {
-    type Err = ParsePortError;
-
-    fn from_str(given: &str) -> Result<Self, Self::Err> {
+impl PublishedPort {
+    /// One port or a range of them: `[IP:]FIRST-LAST:FIRST-LAST[/udp]`, in order.
+    ///
+    /// # Errors
+    ///
+    /// Another form, a port that is none, or ranges of different length or of more than [`PORT_RANGE_MAX`] ports.
+    pub fn parse_range(given: &str) -> Result<Vec<Self>, ParsePortError> {
         let wrong = || ParsePortError { given: given.to_owned() };
-        let port = |text: &str| match text.parse::<u16>() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(wrong()),
+        let ports = |text: &str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            match (first.parse::<u16>(), last.parse::<u16>()) {
+                (Ok(first), Ok(last)) if first > 0 && last >= first && last - first < PORT_RANGE_MAX => {
+                    Ok(first..=last)
+                }
+                _ => Err(wrong()),
+            }
         };
-        let (ports, transport) = match given.split_once('/') {
+        let (front, transport) = match given.split_once('/') {
             None => (given, Transport::Tcp),
             Some((ports, "tcp")) => (ports, Transport::Tcp),
             Some((ports, "udp")) => (ports, Transport::Udp),
             Some(_) => return Err(wrong()),
         };
-        let (front, container) = ports.rsplit_once(':').ok_or_else(wrong)?;
-        let (address, host) = match front.rsplit_once(':') {
+        let (front, inner) = front.rsplit_once(':').ok_or_else(wrong)?;
+        let (address, outer) = match front.rsplit_once(':') {
             None => (None, front),
             Some((address, host)) => {
                 let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
                 (Some(address.parse().map_err(|_| wrong())?), host)
             }
         };
-        Ok(Self { address, host: port(host)?, container: port(container)?, transport })
+        let (outer, inner) = (ports(outer)?, ports(inner)?);
+        if outer.len() != inner.len() {
+            return Err(wrong());
+        }
+        Ok(outer.zip(inner).map(|(host, container)| Self { address, host, container, transport }).collect())
+    }
+}
+
+impl FromStr for PublishedPort {
+    type Err = ParsePortError;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        match Self::parse_range(given)?[..] {
+            [port] => Ok(port),
+            _ => Err(ParsePortError { given: given.to_owned() }),
+        }
     }
 }
 
@@ -139,6 +168,20 @@ pub struct HostEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_as_many_ports_on_both_sides() {
+        let ports = |text: &str| {
+            PublishedPort::parse_range(text).map(|ports| ports.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(ports("8000-8001:80-81/udp").unwrap(), ["8000:80/udp", "8001:81/udp"]);
+        assert_eq!(ports("[::1]:9-9:5").unwrap(), ["[::1]:9:5"]);
+        assert_eq!(ports("1-1000:1-1000").unwrap().len(), 1_000);
+        for bad in ["1-1001:1-1001", "1-2:1-3", "1-2:1", "2-1:2-1", "0-1:0-1", "1-:1-", "-1:1", "65535-65536:1-2"] {
+            assert!(ports(bad).unwrap_err().to_string().contains("8000-8009:80-89"), "{bad}");
+        }
+        assert!("1-2:1-2".parse::<PublishedPort>().is_err());
+    }
 
     #[test]
     fn ports_meet_on_an_address_that_both_have() {

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use crate::spelling::nearest;
 use crate::{
     CheckSpecError, ContainerSpec, HealthCheck, InitKind, LogMode, NameError, NetworkMode, ParseBytesError,
-    ParseCpuLimitError, ParseImageRefError, ParsePortError, ParseRestartPolicyError, ParseSignalError, ResourceSpec,
-    RestartPolicy, RootAccess, Ulimit,
+    ParseCpuLimitError, ParseImageRefError, ParsePortError, ParseRestartPolicyError, ParseSignalError, PublishedPort,
+    ResourceSpec, RestartPolicy, RootAccess, Ulimit,
 };
 
 /// When a change counts.
@@ -64,7 +64,7 @@ settings! {
     NextStart "network" "network stack: default, none or host";
     NextStart "no_new_privileges" "whether set-user-id programs lose their effect: true or false";
     Live "pids.limit" "most processes and threads";
-    NextStart "ports" "published ports, separated by commas: 8080:80,127.0.0.1:53:53/udp";
+    NextStart "ports" "published ports, separated by commas: 8080:80,127.0.0.1:53:53/udp,9000-9009:9000-9009";
     Live "restart" "when it ends by itself: no, on-failure, on-failure:5 or always";
     NextStart "root" "whether / can be written to: read-only or writable";
     Live "stop.signal" "signal that asks it to stop: SIGTERM";
@@ -287,7 +287,9 @@ impl ContainerSpec {
                 self.no_new_privileges = choice(value, "true or false", &words)?.unwrap_or_default();
             }
             "ports" => {
-                self.ports = list(value).iter().map(|port| port.parse()).collect::<Result<_, ParsePortError>>()?;
+                let ranges =
+                    list(value).iter().map(|port| PublishedPort::parse_range(port)).collect::<Result<Vec<_>, _>>()?;
+                self.ports = ranges.concat();
             }
             _ => {
                 let address = |text: &String| text.parse().map_err(|_| ValueError::Address { given: text.clone() });

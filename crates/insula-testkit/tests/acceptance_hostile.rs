@@ -436,7 +436,11 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
             &["run", "--rm", "--sysctl", "net.none=1", "busybox", "true"],
             &["open(/proc/sys/net/none)", "No such file"],
         ),
-        (125, &["run", "--rm", "--init", "image", "busybox"], &["execve(/sbin/init)", "No such file"]),
+        (
+            125,
+            &["run", "--rm", "--init", "image", "busybox"],
+            &["execve(/sbin/init)", "No such file", "without `--init image`"],
+        ),
         (125, &["run", "--rm", "busybox@", "true"], &["image version is empty"]),
         (125, &["run", "--rm", "--ulimit", "nofile=2:1", "busybox", "true"], &["SOFT of at most HARD"]),
         (2, &["stats", "--interval", "0", "c"], &["0.1 seconds or more"]),

@@ -152,3 +152,20 @@ fn live_t08_a_volume_of_the_hosts_root_is_warned_of() {
     let read_only = node.ok(["run", "--rm", "-v", &format!("{volume}:ro"), "busybox", "true"]);
     assert_eq!(read_only.stderr, "");
 }
+
+#[test]
+fn live_a_range_of_ports_leads_to_as_many_ports_of_the_container() {
+    let node = node();
+    let serve = "for port in 80 81; do echo port $port >/tmp/$port; nc -ll -p $port -e cat /tmp/$port & done; wait";
+    node.ok(["run", "-d", "--name", "c", "-p", "127.0.0.1:18974-18975:80-81", "busybox", "sh", "-c", serve]);
+    assert_eq!(node.json(["port", "c"]), serde_json::json!(["127.0.0.1:18974:80", "127.0.0.1:18975:81"]));
+    for (outer, inner) in [(18_974, "port 80\n"), (18_975, "port 81\n")] {
+        eventually("the port is served", || {
+            let mut said = String::new();
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", outer)).ok()?;
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).ok()?;
+            std::io::Read::read_to_string(&mut stream, &mut said).ok()?;
+            (said == inner).then_some(())
+        });
+    }
+}

@@ -77,7 +77,7 @@ pub fn create_request(
     spec.tmpfs = args.mounts.tmpfs;
     spec.devices = args.mounts.device;
     spec.network = args.network.network.into();
-    spec.ports = args.network.publish;
+    spec.ports = args.network.publish.into_iter().flat_map(|range| range.0).collect();
     spec.dns = args.network.dns;
     spec.hosts = args.network.add_host;
     spec.cap_add = args.isolation.cap_add;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use insula_model::{Bytes, DeviceSpec, HostEntry, TmpfsMount, Ulimit};
+use insula_model::{Bytes, DeviceSpec, HostEntry, ParsePortError, PublishedPort, TmpfsMount, Ulimit};
 
 /// Size of a `--tmpfs` that names none.
 const TMPFS_SIZE_DEFAULT: Bytes = Bytes::mib(64);
@@ -142,6 +142,18 @@ pub fn parse_tmpfs(given: &str) -> Result<TmpfsMount, ParseValueError> {
         }
     }
     Ok(mount)
+}
+
+/// Ports as one `--publish` names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortRange(pub Vec<PublishedPort>);
+
+impl FromStr for PortRange {
+    type Err = ParsePortError;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        PublishedPort::parse_range(given).map(Self)
+    }
 }
 
 /// `NAME=SOFT[:HARD]`; `unlimited` or `-1` is no limit.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use insula_model::{
-    Bytes, ContainerName, CpuLimit, DeviceSpec, HostEntry, ImageRef, InitKind, NetworkMode, PublishedPort,
-    RestartPolicy, RootAccess, Signal, TemplateName, TmpfsMount, Ulimit,
+    Bytes, ContainerName, CpuLimit, DeviceSpec, HostEntry, ImageRef, InitKind, NetworkMode, RestartPolicy, RootAccess,
+    Signal, TemplateName, TmpfsMount, Ulimit,
 };
 
 use super::DetachKeys;
 use crate::values::{
-    KeyValue, Variable, parse_device, parse_duration, parse_host_entry, parse_label, parse_tmpfs, parse_ulimit,
+    KeyValue, PortRange, Variable, parse_device, parse_duration, parse_host_entry, parse_label, parse_tmpfs,
+    parse_ulimit,
 };
 
 /// `insula run`
@@ -161,9 +162,9 @@ pub struct NetworkArgs {
     /// Network stack
     #[arg(long, value_enum, value_name = "NETWORK", default_value_t = NetworkArg::Default)]
     pub network: NetworkArg,
-    /// Publish a port
+    /// Publish a port, or a range of them: 8000-8009:80-89
     #[arg(short, long, value_name = "[IP:]HOST:CONT[/udp]")]
-    pub publish: Vec<PublishedPort>,
+    pub publish: Vec<PortRange>,
     /// Name server
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
