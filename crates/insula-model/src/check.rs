@@ -226,6 +226,18 @@ pub enum CheckSpecError {
         /// Most.
         max: u64,
     },
+    /// Outside the range of an amount of memory or storage.
+    #[error("{what} {size} is outside {min} to {max}")]
+    SizeOutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// What was given.
+        size: Bytes,
+        /// Least.
+        min: Bytes,
+        /// Most.
+        max: Bytes,
+    },
     /// More is promised than may be used.
     #[error("memory.guarantee {guarantee} is above memory.limit {limit}")]
     GuaranteeAboveLimit {
@@ -398,8 +410,8 @@ impl ResourceSpec {
     ///
     /// The first one that cannot stand, by name.
     pub fn check(&self) -> Result<(), CheckSpecError> {
-        within("memory limit in bytes", self.memory_limit.map(|limit| limit.0), MEMORY_MIN.0, 1 << 50)?;
-        within("memory guarantee in bytes", self.memory_guarantee.map(|memory| memory.0), 1, 1 << 50)?;
+        sized("memory.limit", self.memory_limit, MEMORY_MIN, Bytes(1 << 50))?;
+        sized("memory.guarantee", self.memory_guarantee, Bytes(1), Bytes(1 << 50))?;
         if let (Some(guarantee), Some(limit)) = (self.memory_guarantee, self.memory_limit)
             && guarantee > limit
         {
@@ -408,7 +420,7 @@ impl ResourceSpec {
         within("cpu weight", self.cpu_weight.map(u64::from), 1, 10_000)?;
         within("pids limit", self.pids_limit.map(u64::from), 2, 4_194_304)?;
         within("open files limit", self.files_limit, 16, 1 << 30)?;
-        within("data size in bytes", self.data_size.map(|size| size.0), DATA_MIN.0, 1 << 44)?;
+        sized("data.size", self.data_size, DATA_MIN, Bytes(1 << 44))?;
         let mut names = BTreeSet::new();
         for limit in &self.ulimits {
             if !RESOURCE_LIMITS.contains(&limit.name.as_str()) {
@@ -504,6 +516,15 @@ fn within(what: &'static str, value: Option<u64>, min: u64, max: u64) -> Result<
     }
 }
 
+fn sized(what: &'static str, size: Option<Bytes>, min: Bytes, max: Bytes) -> Result<(), CheckSpecError> {
+    match size {
+        Some(size) if !(min.0..=max.0).contains(&size.0) => {
+            Err(CheckSpecError::SizeOutOfRange { what, size, min, max })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Enough of it to be recognised in a message.
 fn shortened(given: &str) -> String {
     given.chars().take(128).collect()
@@ -516,6 +537,14 @@ mod tests {
 
     fn spec() -> ContainerSpec {
         ContainerSpec::new("debian".parse().unwrap())
+    }
+
+    #[test]
+    fn sizes_are_refused_in_the_units_of_people() {
+        let resources = |memory| ResourceSpec { memory_limit: Some(memory), ..ResourceSpec::default() };
+        let refused = ContainerSpec { resources: resources(Bytes::mib(2)), ..spec() }.check().unwrap_err().to_string();
+        assert_eq!(refused, "memory.limit 2MiB is outside 4MiB to 1024TiB");
+        assert_eq!(ContainerSpec { resources: resources(Bytes::mib(4)), ..spec() }.check(), Ok(()));
     }
 
     /// Whether a configuration with one change stands.
