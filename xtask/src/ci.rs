@@ -1,6 +1,7 @@
 //! Everything CI runs, in its order: cheap checks first.
 
-use crate::{clean_host, packages, step, vm};
+use crate::vm::{self, Task};
+use crate::{clean_host, packages, step};
 
 /// Kernels of the test machine.
 const VM_KERNELS: [&str; 1] = ["6.12"];
@@ -21,5 +22,6 @@ fn steps() -> Result<(), Box<dyn std::error::Error>> {
     step::cargo("lint", &["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny=warnings"])?;
     step::cargo("programs", &["build", "--locked", "--workspace", "--bins"])?;
     step::cargo("tests", &["nextest", "run", "--locked", "--workspace", "--no-fail-fast"])?;
-    vm::run(&VM_KERNELS, VM_TESTS)
+    vm::run(&VM_KERNELS, Task::Tests(VM_TESTS))?;
+    vm::run(&VM_KERNELS, Task::Systemd)
 }

@@ -28,7 +28,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy          check the house rules that a compiler does not
   dependencies  check licences and fences of third-party crates
   vm-test [6.1] [6.12] [NAME]
-                live tests (whose names contain NAME) on those kernels, with cgroup version 2 alone
+                live tests (whose names contain NAME) on those kernels, with cgroup version 2 alone;
+                NAME `systemd` boots systemd there and checks an installed node
   clean-host    remove what a crashed test may have left on this machine";
 
 fn main() -> ExitCode {
@@ -43,7 +44,12 @@ fn main() -> ExitCode {
         ["dependencies"] => finding::report(dependencies::check()),
         ["vm-test", rest @ ..] => {
             let (kernels, names): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.starts_with("6."));
-            vm::run(&kernels, names.first().copied().unwrap_or("live_"))
+            let task = match names.first() {
+                Some(&"systemd") => vm::Task::Systemd,
+                Some(filter) => vm::Task::Tests(filter),
+                None => vm::Task::Tests("live_"),
+            };
+            vm::run(&kernels, task)
         }
         ["clean-host"] => clean_host::run(),
         _ => {

@@ -124,6 +124,16 @@ pub enum StepFailure {
         #[n(1)]
         errno: Option<i32>,
     },
+    /// The file system of something of the host cannot be shown with other ids.
+    #[error(
+        "the file system of {path} cannot shift ids on this kernel; put it on one that can (ext4, xfs or btrfs; tmpfs from Linux 6.3)"
+    )]
+    #[n(7)]
+    NotIdmappable {
+        /// Path on the host.
+        #[n(0)]
+        path: String,
+    },
 }
 
 /// What is wrong with the target of a mount.

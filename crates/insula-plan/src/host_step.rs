@@ -95,6 +95,22 @@ pub enum MountStep {
         #[n(2)]
         into: FdSlot,
     },
+    /// Changes a mount that came with the plan.
+    #[n(4)]
+    Change {
+        /// Which.
+        #[n(0)]
+        mount: FdSlot,
+        /// What it shows, for people.
+        #[n(1)]
+        source: String,
+        /// Attributes that are set on it beside those it has.
+        #[n(2)]
+        attributes: MountAttributes,
+        /// How ids are shifted.
+        #[n(3)]
+        idmap: IdShift,
+    },
 }
 
 /// How much of a tree of mounts is copied.
@@ -376,6 +392,7 @@ impl HostStep {
             Self::Mount(MountStep::Memory { .. }) => "memory-mount",
             Self::Mount(MountStep::Overlay { .. }) => "overlay-mount",
             Self::Mount(MountStep::IdMap { .. }) => "id-map",
+            Self::Mount(MountStep::Change { .. }) => "change-mount",
             Self::File(_) => "file",
             Self::Disk(_) => "disk",
         }

@@ -1,6 +1,8 @@
 //! Performing [`MountStep`]s: mounts that are attached nowhere yet.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use insula_kernel::clone::{CloneRequest, Cloned, NEW_USER, Parent, clone_process};
@@ -38,21 +40,50 @@ pub(crate) struct Container<'fd> {
 pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<'_>) -> Result<(), StepFailure> {
     let (mount, into): (OwnedFd, FdSlot) = match step {
         MountStep::Clone { from, depth, attributes, idmap, into } => {
-            let mount = clone_anything((slots.get(from.base)?, &from.path), *depth, container.workshop)?;
-            let shift = match idmap {
-                IdShift::None => None,
-                IdShift::Container => Some(container.userns),
-                IdShift::By(slot) => Some(slots.get(*slot)?),
-            };
-            let call = || format!("mount_setattr({})", from.path.display());
-            set_attributes(mount.as_fd(), attributes.0, shift).map_err(|errno| StepFailure::kernel(call(), errno))?;
+            let base = slots.get(from.base)?;
+            let mount = clone_anything((base, &from.path), *depth, container.workshop)?;
+            let shift = id_shift(*idmap, slots, container)?;
+            set_attributes(mount.as_fd(), attributes.0, shift).map_err(|errno| match (errno, shift) {
+                (Errno::INVAL, Some(_)) => StepFailure::NotIdmappable { path: place(base, &from.path) },
+                _ => StepFailure::kernel(format!("mount_setattr({})", from.path.display()), errno),
+            })?;
             (mount, *into)
         }
         MountStep::Memory { tmpfs, into } => (memory(tmpfs)?, *into),
         MountStep::Overlay { overlay, into } => (merge(overlay, slots, container)?, *into),
         MountStep::IdMap { uids, gids, into } => (id_map(uids, gids)?, *into),
+        MountStep::Change { mount, source, attributes, idmap } => {
+            let shift = id_shift(*idmap, slots, container)?;
+            return set_attributes(slots.get(*mount)?, attributes.0, shift).map_err(|errno| match (errno, shift) {
+                (Errno::INVAL, Some(_)) => StepFailure::NotIdmappable { path: source.clone() },
+                _ => StepFailure::kernel(format!("mount_setattr({source})"), errno),
+            });
+        }
     };
     Ok(slots.put(into, mount)?)
+}
+
+/// The user namespace by whose map ids are shifted.
+fn id_shift<'fd>(
+    shift: IdShift,
+    slots: &'fd Slots,
+    container: Container<'fd>,
+) -> Result<Option<BorrowedFd<'fd>>, StepFailure> {
+    Ok(match shift {
+        IdShift::None => None,
+        IdShift::Container => Some(container.userns),
+        IdShift::By(slot) => Some(slots.get(slot)?),
+    })
+}
+
+/// The path on the host of what lies below a directory.
+fn place(base: BorrowedFd<'_>, path: &Path) -> String {
+    let directory = rustix::fs::readlink(format!("/proc/self/fd/{}", base.as_raw_fd()), Vec::new());
+    directory
+        .map_or_else(|_| PathBuf::new(), |name| PathBuf::from(OsString::from_vec(name.into_bytes())))
+        .join(path)
+        .display()
+        .to_string()
 }
 
 /// A detached copy of what is mounted at a place.

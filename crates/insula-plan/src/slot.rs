@@ -86,6 +86,9 @@ pub enum Input {
     /// `/dev/null`, opened for reading and writing; the executor opens it.
     #[n(7)]
     Null,
+    /// The next of the descriptors that come beside the plan: a mount that is attached nowhere.
+    #[n(8)]
+    Mount,
 }
 
 /// The descriptors of a plan that is being carried out.

@@ -79,6 +79,8 @@ fn mount_step() -> impl Strategy<Value = MountStep> {
         (tmpfs, slot()).prop_map(|(tmpfs, into)| MountStep::Memory { tmpfs, into }),
         (overlay, slot()).prop_map(|(overlay, into)| MountStep::Overlay { overlay, into }),
         (extents(), extents(), slot()).prop_map(|(uids, gids, into)| MountStep::IdMap { uids, gids, into }),
+        (slot(), "[a-z/]{0,9}", attributes(), shift())
+            .prop_map(|(mount, source, attributes, idmap)| { MountStep::Change { mount, source, attributes, idmap } }),
     ]
 }
 

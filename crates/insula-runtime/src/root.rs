@@ -215,20 +215,14 @@ pub(crate) fn volume_steps(
     }
     let mut volumes: Vec<_> = request.spec.volumes.iter().zip(request.volumes).zip(sources).collect();
     volumes.sort_by_key(|((volume, _), _)| volume.target.matches('/').count());
-    for ((volume, source), &fd) in volumes {
-        let mount = slots.make();
+    for ((volume, source), &mount) in volumes {
         let access = match volume.access {
             Access::ReadOnly => MountAttributes::READ_ONLY,
             Access::ReadWrite => MountAttributes::NONE,
         };
         let idmap = volume_shift(request, slots, source, steps);
-        steps.mount(MountStep::Clone {
-            from: At::root(fd),
-            depth: Depth::One,
-            attributes: SHARED.and(access),
-            idmap,
-            into: mount,
-        });
+        let attributes = SHARED.and(access);
+        steps.mount(MountStep::Change { mount, source: volume.source.clone(), attributes, idmap });
         let missing = match source.kind {
             VolumeKind::Directory | VolumeKind::File => missing_at(request, &volume.target),
         };

@@ -26,6 +26,12 @@ impl SlotAllocator {
         self.input(Input::Given)
     }
 
+    /// The slot of a detached mount that comes beside the plan.
+    pub(crate) fn mount(&mut self, fd: GivenFd) -> FdSlot {
+        self.given.push(fd);
+        self.input(Input::Mount)
+    }
+
     /// A slot for a step to fill.
     pub(crate) fn make(&mut self) -> FdSlot {
         self.made += 1;

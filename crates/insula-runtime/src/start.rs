@@ -114,7 +114,7 @@ fn inputs(request: &StartRequest<'_>, kind: InitKind, slots: &mut SlotAllocator)
         },
     };
     let host_sys = matches!(request.network, Network::Host).then(|| slots.given(GivenFd::HostSys));
-    let volumes = (0..request.spec.volumes.len()).map(|index| slots.given(GivenFd::Volume(index))).collect();
+    let volumes = (0..request.spec.volumes.len()).map(|index| slots.mount(GivenFd::Volume(index))).collect();
     let exec = match kind {
         InitKind::Insula => Some(insula_init(request, slots)?),
         InitKind::Image => None,

@@ -112,6 +112,7 @@ fn uses(step: &HostStep) -> (Vec<FdSlot>, Option<FdSlot>) {
         HostStep::Mount(MountStep::Clone { from, idmap, into, .. }) => {
             ([bases(&[from]), shift(idmap)].concat(), Some(*into))
         }
+        HostStep::Mount(MountStep::Change { mount, idmap, .. }) => ([vec![*mount], shift(idmap)].concat(), None),
         HostStep::Mount(MountStep::Memory { into, .. } | MountStep::IdMap { into, .. }) => (Vec::new(), Some(*into)),
         HostStep::Mount(MountStep::Overlay { overlay, into }) => {
             (bases(&[&overlay.lower, &overlay.upper, &overlay.work]), Some(*into))
@@ -255,17 +256,17 @@ fn a_volume_is_made_a_target_only_where_the_container_could_make_one_itself() {
     let plan = world.plan();
     assert_eq!(attached(&plan, "/var/a"), Some(Missing::Make));
     assert_eq!(attached(&plan, "/opt/b"), Some(Missing::Refuse));
-    let clones: Vec<_> = plan
+    let changes: Vec<_> = plan
         .outside
         .iter()
         .filter_map(|step| match step {
-            HostStep::Mount(MountStep::Clone { attributes, idmap, .. }) => Some((*attributes, *idmap)),
+            HostStep::Mount(MountStep::Change { attributes, idmap, .. }) => Some((*attributes, *idmap)),
             _ => None,
         })
         .collect();
     let shared = MountAttributes::NO_DEV.and(MountAttributes::NO_SUID);
-    assert!(clones.contains(&(shared, IdShift::Container)));
-    let other_owner = clones.iter().find(|(_, idmap)| matches!(idmap, IdShift::By(_))).unwrap();
+    assert!(changes.contains(&(shared, IdShift::Container)));
+    let other_owner = changes.iter().find(|(_, idmap)| matches!(idmap, IdShift::By(_))).unwrap();
     assert_eq!(other_owner.0, shared.and(MountAttributes::READ_ONLY));
 }
 

@@ -169,3 +169,15 @@ fn live_a_range_of_ports_leads_to_as_many_ports_of_the_container() {
         });
     }
 }
+
+#[test]
+fn live_a_volume_whose_file_system_cannot_shift_ids_is_refused_with_what_to_do() {
+    let node = node();
+    let memory = node.directory().join("memory");
+    std::fs::create_dir(&memory).unwrap();
+    rustix::mount::mount("insula-memory", &memory, "ramfs", rustix::mount::MountFlags::NODEV, c"mode=700").unwrap();
+    let said = node.fails(125, ["run", "--rm", "-v", &format!("{}:/data/x", memory.display()), "busybox", "true"]);
+    rustix::mount::unmount(&memory, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(said.contains(&format!("the file system of {} cannot shift ids", memory.display())), "{said}");
+    assert!(said.contains("ext4"), "{said}");
+}

@@ -166,8 +166,8 @@ fn live_a30_data_are_bounded_by_their_size_and_df_shows_it() {
     assert_eq!(node.ok(["exec", "c", "cat", "/data/kept"]).text(), "words");
     node.ok(["delete", "--force", "c"]);
     assert!(!std::path::Path::new(&image).exists());
-    let state = node.state_dir();
-    insula_testkit::eventually("no loop device is left", || devices_below(&state).is_empty().then_some(()));
+    let containers = node.state_dir().join("containers");
+    insula_testkit::eventually("no loop device is left", || devices_below(&containers).is_empty().then_some(()));
 }
 
 /// Loop devices of files below a directory.

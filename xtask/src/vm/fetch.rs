@@ -7,14 +7,15 @@ use std::process::Command;
 use super::{Boot, Kernel, release};
 use crate::step;
 
-/// Packages of the machine's root beside Debian's smallest set: what live tests call.
+/// Packages of the machine's root beside Debian's smallest set: what live tests call, and systemd.
 const ROOT_PACKAGES: &str =
-    "nftables,netbase,iproute2,iputils-ping,busybox-static,erofs-utils,kmod,procps,attr,util-linux,e2fsprogs";
+    "nftables,netbase,iproute2,iputils-ping,busybox-static,erofs-utils,kmod,procps,attr,util-linux,e2fsprogs,systemd";
 
 /// The root as a tar archive.
 pub(super) fn root(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let archive = folder.join("root.tar");
-    if archive.is_file() {
+    let made_of = folder.join("root.packages");
+    if archive.is_file() && fs::read_to_string(&made_of).is_ok_and(|packages| packages == ROOT_PACKAGES) {
         return Ok(archive);
     }
     fs::create_dir_all(folder)?;
@@ -28,6 +29,7 @@ pub(super) fn root(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>>
     arguments.extend(["bookworm", partial_text.as_str()]);
     step::run("root of the machine", "mmdebstrap", &arguments)?;
     fs::rename(&partial, &archive)?;
+    fs::write(made_of, ROOT_PACKAGES)?;
     Ok(archive)
 }
 

@@ -7,13 +7,17 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Boot, VmError};
-use crate::workspace;
+use super::{Boot, Task, VmError};
+use crate::{step, workspace};
 
 /// First program of the machine.
 const FIRST_INIT: &str = include_str!("first-init.sh");
-/// Its init once the root is unpacked.
-const GUEST_INIT: &str = include_str!("guest-init.sh");
+/// Its init once the root is unpacked, when it runs tests.
+const TESTS_INIT: &str = include_str!("tests-init.sh");
+/// The same when systemd is to take over.
+const SYSTEMD_INIT: &str = include_str!("systemd-init.sh");
+/// What systemd starts last.
+const SYSTEMD_CHECK: &str = include_str!("systemd-check.sh");
 
 /// Module folders that tests need, below `kernel/`.
 const MODULES: [&str; 8] =
@@ -21,8 +25,8 @@ const MODULES: [&str; 8] =
 
 /// Writes the archive for one kernel and returns its path.
 ///
-/// Test programs come along that have tests whose names contain `filter`.
-pub(super) fn pack(boot: &Boot, root: &Path, filter: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// Test programs come along that have tests whose names the task wants.
+pub(super) fn pack(boot: &Boot, root: &Path, task: Task<'_>) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let tree = boot.folder.join("initramfs");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -34,9 +38,19 @@ pub(super) fn pack(boot: &Boot, root: &Path, filter: &str) -> Result<PathBuf, Bo
     fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
     fs::hard_link(root, tree.join("root.tar"))?;
     write_program(&tree.join("init"), FIRST_INIT)?;
-    write_program(&guest.join("guest-init"), GUEST_INIT)?;
     copy_modules(boot, &modules)?;
-    copy_programs(&guest, filter)?;
+    let programs = built(&["build", "--locked", "--workspace", "--bins"])?;
+    match task {
+        Task::Tests(filter) => {
+            write_program(&guest.join("guest-init"), TESTS_INIT)?;
+            copy_programs(&guest, &programs, filter)?;
+        }
+        Task::Systemd => {
+            write_program(&guest.join("guest-init"), SYSTEMD_INIT)?;
+            write_program(&guest.join("systemd-check"), SYSTEMD_CHECK)?;
+            install_programs(&boot.folder.join("programs"), &programs, &guest)?;
+        }
+    }
     let archive = boot.folder.join("initramfs.cpio");
     write_archive(&tree, &archive)?;
     Ok(archive)
@@ -68,13 +82,13 @@ fn copy_modules(boot: &Boot, target: &Path) -> Result<(), Box<dyn std::error::Er
 }
 
 /// Programs beside each other in `guest/insula/`, test programs in `guest/insula/tests/`, all without debug sections.
-fn copy_programs(guest: &Path, filter: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let programs = guest.join("insula");
-    let tests = programs.join("tests");
+fn copy_programs(guest: &Path, programs: &[PathBuf], filter: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let folder = guest.join("insula");
+    let tests = folder.join("tests");
     fs::create_dir_all(&tests)?;
-    for program in built(&["build", "--locked", "--workspace", "--bins"])? {
-        link_build_folder(guest, program.parent().unwrap_or(&program))?;
-        copy_stripped(&program, &programs)?;
+    for program in programs {
+        link_build_folder(guest, program.parent().unwrap_or(program))?;
+        copy_stripped(program, &folder)?;
     }
     for test in built(&["test", "--locked", "--workspace", "--exclude=xtask", "--no-run"])? {
         if has_tests(&test, filter)? {
@@ -82,6 +96,16 @@ fn copy_programs(guest: &Path, filter: &str) -> Result<(), Box<dyn std::error::E
         }
     }
     Ok(())
+}
+
+/// Installs as the README says, but what was built here, by way of `folder`.
+fn install_programs(folder: &Path, programs: &[PathBuf], guest: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    fs::create_dir_all(folder)?;
+    for program in programs {
+        copy_stripped(program, folder)?;
+    }
+    let variables = [format!("DESTDIR={}", guest.display()), format!("PROGRAMS={}", folder.display())];
+    Ok(step::run("install", "make", &["--silent", "install", &variables[0], &variables[1]])?)
 }
 
 /// What this `cargo` builds: programs, or test programs when it is `cargo test`.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Boot, Kernel, VmError};
+use super::{Boot, Kernel, Task, VmError};
 
 /// Line of the console that says how many test programs failed.
 const RESULT: &str = "insula-vm-result: ";
@@ -22,9 +22,10 @@ pub(super) fn run(
     kernel: Kernel,
     boot: &Boot,
     initramfs: &Path,
-    filter: &str,
+    task: Task<'_>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let console = boot.folder.join("console.log");
+    let filter = if let Task::Tests(filter) = task { filter } else { "" };
     let append = format!("console=ttyS0 quiet panic=-1 loglevel=4 insula.filter={filter}");
     println!("── machine with kernel {}: booting", boot.release);
     let mut machine = Command::new("timeout")

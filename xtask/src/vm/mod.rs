@@ -2,7 +2,8 @@
 //!
 //! Users' machines mostly have cgroup version 2 alone. A virtual machine boots a Debian cloud kernel under qemu with
 //! plain emulation (no KVM needed, about six seconds), unpacks a small Debian root into memory, and runs the live test
-//! programs of the workspace there: they are linked statically, so they are the very files built here.
+//! programs of the workspace there: they are linked statically, so they are the very files built here. Or it hands the
+//! machine to systemd, with Insula installed as users install it, and checks what the unit files promise.
 //!
 //! ```text
 //! target/vm/root.tar            Debian with the tools that tests call, once
@@ -30,6 +31,15 @@ pub(crate) struct Kernel {
 const KERNELS: [Kernel; 2] =
     [Kernel { name: "6.1", suite: "bookworm" }, Kernel { name: "6.12", suite: "bookworm-backports" }];
 
+/// What the machine does once its root is there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Task<'a> {
+    /// The live tests whose names contain this.
+    Tests(&'a str),
+    /// Boots systemd and checks an installed Insula.
+    Systemd,
+}
+
 /// Something went wrong around the machine, not in a test.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VmError {
@@ -50,8 +60,8 @@ pub(crate) enum VmError {
     TestsFailed { kernel: &'static str, console: PathBuf },
 }
 
-/// Runs the live tests whose names contain `filter` on the kernels named (all when none is).
-pub(crate) fn run(kernels: &[&str], filter: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// Does `task` on the kernels named (all when none is).
+pub(crate) fn run(kernels: &[&str], task: Task<'_>) -> Result<(), Box<dyn std::error::Error>> {
     let unknown = kernels.iter().find(|name| !KERNELS.iter().any(|kernel| kernel.name == **name));
     if let Some(name) = unknown {
         return Err(VmError::UnknownKernel((*name).to_owned()).into());
@@ -59,8 +69,8 @@ pub(crate) fn run(kernels: &[&str], filter: &str) -> Result<(), Box<dyn std::err
     let root = fetch::root(&folder())?;
     for kernel in KERNELS.iter().filter(|kernel| kernels.is_empty() || kernels.contains(&kernel.name)) {
         let boot = fetch::kernel(&folder(), *kernel)?;
-        let initramfs = initramfs::pack(&boot, &root, filter)?;
-        machine::run(*kernel, &boot, &initramfs, filter)?;
+        let initramfs = initramfs::pack(&boot, &root, task)?;
+        machine::run(*kernel, &boot, &initramfs, task)?;
     }
     Ok(())
 }

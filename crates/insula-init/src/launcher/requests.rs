@@ -258,11 +258,13 @@ impl Launcher {
         let folder = self.run.container(container);
         std::fs::create_dir_all(&folder).map_err(|error| Failure::from_error(FailureKind::Kernel, &error))?;
         let mut given = fds.into_iter();
+        let missing = || malformed("descriptors are missing");
         let mut status = None;
         let mut filled = Vec::with_capacity(plan.inputs.len());
         for input in &plan.inputs {
             filled.push(match input {
-                Input::Given => here(given.next().ok_or_else(|| malformed("descriptors are missing"))?),
+                Input::Given => here(given.next().ok_or_else(missing)?),
+                Input::Mount => given.next().ok_or_else(missing)?,
                 Input::ImageMount { key } => {
                     let unknown = || Failure::new(FailureKind::Unknown, format!("image {} is not mounted", key.0));
                     self.images

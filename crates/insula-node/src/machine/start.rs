@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use insula_api::{Problem, ProblemCode};
 use insula_image::store::{Hold, ImageInfo};
+use insula_kernel::mount_attributes::detached_copy;
 use insula_kernel::seccomp::Filter;
 use insula_model::{
     ContainerId, ContainerSpec, ImageConfig, InitKind, LogMode, MountPlan, NetworkMode, PublishedPort, RootAccess,
@@ -534,11 +535,12 @@ fn open_path(path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Copied here, in the mount namespace of whoever gave the path: the launcher's may lack what was mounted since it began.
 fn open_volumes(order: &StartOrder, given: &mut GivenFds) -> Result<Vec<VolumeSource>, Problem> {
     let mut sources = Vec::new();
     for (index, volume) in order.spec.volumes.iter().enumerate() {
         let what = format!("volume {}", volume.source);
-        let fd = open_path(Path::new(&volume.source)).map_err(|error| failed(order, &what, &error))?;
+        let fd = detached_copy(Path::new(&volume.source)).map_err(|error| failed(order, &what, &error))?;
         let stat = rustix::fs::fstat(&fd).map_err(|error| failed(order, &what, &error))?;
         let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
             rustix::fs::FileType::Directory => VolumeKind::Directory,

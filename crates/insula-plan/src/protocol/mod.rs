@@ -38,7 +38,7 @@ pub use insula_model::ContainerId;
 /// |---|---|
 /// | 1 | |
 /// | 2 | `ServeGuests`, terminals and tees at the keeper |
-/// | 3 | joined processes have a connection of their own, `RunsDrained`, `EndGuests` |
+/// | 3 | joined processes have a connection of their own, `RunsDrained`, `EndGuests`; mounts that come beside a plan |
 pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Oldest version whose `Hello`, `Upgrade`, `Export` and handed-over state are the same as in this one: a launcher or

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use insula_kernel::mount_attributes::detached_copy;
 use insula_model::{ContainerId, ContainerSpec, IdRange, ImageConfig, InitKind, MountPlan};
 use insula_network::{ContainerAddresses, ContainerNetwork, NetworkConfig, NodeNetwork, Subnets};
 use insula_plan::host_step::LayerNames;
@@ -236,7 +237,7 @@ impl Node {
                 GivenFd::Layer => directory(&self.path("layer")),
                 GivenFd::Held(_) => panic!("nothing is held here"),
                 GivenFd::Disk => panic!("no disk is asked for here"),
-                GivenFd::Volume(index) => directory(&start.volumes[*index].0),
+                GivenFd::Volume(index) => detached_copy(&start.volumes[*index].0).unwrap(),
                 GivenFd::HostSys => panic!("the host's /sys is not asked for here"),
             });
         }

@@ -1,11 +1,14 @@
 //! A small disk.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use insula_testkit::Node;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 
 /// A file system of its own for a node's state; gone when dropped.
 pub(crate) struct SmallDisk {
@@ -17,8 +20,13 @@ impl SmallDisk {
     pub(crate) fn under(node: &mut Node, mib: u32) -> Self {
         node.stop_daemon();
         let directory = node.state_dir();
-        let options = std::ffi::CString::new(format!("size={mib}m,mode=0711")).unwrap();
-        mount("insula-small", &directory, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, options.as_c_str()).unwrap();
+        let image = directory.with_extension("ext4");
+        File::create(&image).unwrap().set_len(u64::from(mib) << 20).unwrap();
+        // No blocks are kept for the superuser: what is free is free for everybody.
+        tool("mkfs.ext4", [OsStr::new("-q"), OsStr::new("-m0"), image.as_os_str()]);
+        let options = OsStr::new("loop,nodev,nosuid");
+        tool("mount", [OsStr::new("-o"), options, image.as_os_str(), directory.as_os_str()]);
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o711)).unwrap();
         let disk = Self { directory };
         node.start_daemon();
         disk
@@ -50,6 +58,11 @@ impl Drop for SmallDisk {
         // Whoever still has files on it keeps them; nobody finds it by name any more.
         let _ = unmount(&self.directory, UnmountFlags::DETACH);
     }
+}
+
+fn tool<const N: usize>(program: &str, arguments: [&OsStr; N]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// What fills a disk; gone when dropped.

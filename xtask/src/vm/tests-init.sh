@@ -11,11 +11,11 @@ mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 depmod
+modprobe brd rd_nr=1 rd_size=2097152
 modprobe -a erofs overlay veth loop nf_tables nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_masq nft_nat nft_ct
 # Tests keep their files where users do: on a disk's file system, which can be idmapped and mounted from on each kernel.
-truncate -s 2G /disk
-mkfs.ext4 -q -F -O ^has_journal /disk
-mount -o loop /disk /mnt
+mkfs.ext4 -q -O ^has_journal /dev/ram0
+mount /dev/ram0 /mnt
 cp -a /tmp/. /mnt/
 mount --move /mnt /tmp
 chmod 1777 /tmp
