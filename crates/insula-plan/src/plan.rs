@@ -243,9 +243,9 @@ impl Plan {
         Ok(())
     }
 
-    /// Number of [`Input::Given`]: descriptors that come beside the plan.
+    /// Number of [`Input::Given`] and [`Input::Mount`]: descriptors that come beside the plan.
     #[must_use]
     pub fn given_count(&self) -> usize {
-        self.inputs.iter().filter(|input| matches!(input, Input::Given)).count()
+        self.inputs.iter().filter(|input| matches!(input, Input::Given | Input::Mount)).count()
     }
 }

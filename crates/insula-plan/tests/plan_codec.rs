@@ -155,6 +155,7 @@ fn inside_step() -> impl Strategy<Value = InsideStep> {
 fn input() -> impl Strategy<Value = Input> {
     prop_oneof![
         Just(Input::Given),
+        Just(Input::Mount),
         "[a-z0-9]{1,20}".prop_map(|key| Input::ImageMount { key: ImageKey(key) }),
         Just(Input::InitProgram),
         Just(Input::Status),

@@ -12,6 +12,7 @@ use crate::archive::{KeepAll, walk_directory};
 use crate::attributes::{Attributes, Device, Mtime, Xattrs};
 use crate::draft::{DraftError, NewEntry, NewKind, TreeLimits};
 use crate::path::ImagePath;
+use crate::recipe::run::mount_image;
 use crate::tree::{ImageTree, InodeKind, Placement};
 
 const ENTRIES_MAX: u32 = 200_000;
@@ -287,18 +288,9 @@ fn a_flipped_bit_in_the_superblock_is_seen() {
     }
 }
 
-/// A detached mount of an image, as the node makes it.
-fn mount(path: &std::path::Path) -> std::os::fd::OwnedFd {
-    let context = rustix::mount::fsopen(c"erofs", FsOpenFlags::FSOPEN_CLOEXEC).expect("needs root");
-    rustix::mount::fsconfig_set_string(&context, c"source", path).unwrap();
-    rustix::mount::fsconfig_set_flag(&context, c"ro").unwrap();
-    rustix::mount::fsconfig_create(&context).expect("Linux 6.12 or newer mounts EROFS from a file");
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY).unwrap()
-}
-
 fn walk_mount(path: &std::path::Path) -> ImageTree {
     let mut writer = ImageWriter::new(tempfile::tempfile().unwrap(), TreeLimits::standard()).unwrap();
-    let mounted = mount(path);
+    let mounted = mount_image(path).unwrap();
     walk_directory(std::os::fd::AsFd::as_fd(&mounted), &mut writer, &mut KeepAll).unwrap();
     writer.finish().unwrap().tree
 }
@@ -340,7 +332,7 @@ fn live_the_kernel_reads_holes_as_zeros() {
     let mut content = std::io::repeat(0).take(size - 1).chain(&b"x"[..]);
     image.writer.add(ImagePath::parse("sparse").unwrap(), entry(NewKind::File { size }), &mut content).unwrap();
     let (_image, path) = image.finish();
-    let mounted = mount(&path);
+    let mounted = mount_image(&path).unwrap();
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(&mounted, c"sparse", flags, rustix::fs::Mode::empty()).unwrap());
     let mut piece = [1; 4096];

@@ -22,7 +22,7 @@ mod debian;
 mod normalise;
 mod packages;
 mod parse;
-mod run;
+pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 

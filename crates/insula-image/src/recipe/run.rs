@@ -165,7 +165,7 @@ pub(super) fn overlay_over_attached(
 }
 
 /// The image file, mounted and attached nowhere: by itself, or, before Linux 6.12, by a loop device.
-pub(super) fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
+pub(crate) fn mount_image(image: &Path) -> Result<OwnedFd, MountMergedError> {
     let mount = |source: &Path| {
         let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(context.as_fd(), "source", source)?;
