@@ -7,6 +7,7 @@ mod programs;
 mod tests {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::path::PathBuf;
+    use std::time::Instant;
 
     use crate::programs::{Program, eventually, read_log, wait_readable};
     use insula_plan::protocol::ContainerId;

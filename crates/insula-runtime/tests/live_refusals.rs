@@ -201,8 +201,9 @@ fn live_a_volume_on_a_target_that_is_missing_or_of_another_kind_is_refused_by_na
     ] {
         let mut spec = shell("true");
         spec.volumes = vec![format!("/srv/x:{target}").parse().unwrap()];
-        let volumes = vec![(node.path("source"), source)];
-        let failure = refused(&mut node, &key, id(7), (&spec, volumes));
+        let folder = node.path("source");
+        std::fs::create_dir_all(&folder).unwrap();
+        let failure = refused(&mut node, &key, id(7), (&spec, vec![(folder, source)]));
         assert!(failure.to_string().contains(&format!("`{target}` {problem}")), "{failure}");
     }
 }

@@ -5,7 +5,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::process::Command;
 
 use proptest::prelude::*;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::*;
 use crate::archive::{KeepAll, walk_directory};

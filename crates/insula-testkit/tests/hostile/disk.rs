@@ -22,8 +22,8 @@ impl SmallDisk {
         let directory = node.state_dir();
         let image = directory.with_extension("ext4");
         File::create(&image).unwrap().set_len(u64::from(mib) << 20).unwrap();
-        // No blocks are kept for the superuser: what is free is free for everybody.
-        tool("mkfs.ext4", [OsStr::new("-q"), OsStr::new("-m0"), image.as_os_str()]);
+        // No blocks are kept for the superuser or a journal: what is free is free for everybody.
+        tool("mkfs.ext4", [OsStr::new("-q"), OsStr::new("-m0"), OsStr::new("-O^has_journal"), image.as_os_str()]);
         let options = OsStr::new("loop,nodev,nosuid");
         tool("mount", [OsStr::new("-o"), options, image.as_os_str(), directory.as_os_str()]);
         std::fs::set_permissions(&directory, Permissions::from_mode(0o711)).unwrap();
