@@ -374,7 +374,7 @@ fn live_a_full_disk_costs_log_lines_and_no_container() {
 #[test]
 fn live_a_full_disk_is_said_and_over_when_it_has_room_again() {
     let mut node = Node::start();
-    let disk = SmallDisk::under(&mut node, 32);
+    let disk = SmallDisk::under(&mut node, 48);
     node.import_busybox();
     for name in ["kept", "gone"] {
         node.ok(["create", "--name", name, "busybox", "true"]);
