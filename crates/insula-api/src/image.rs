@@ -112,6 +112,18 @@ pub struct BuildImage {
     pub recipe: String,
     /// Absolute directory on the node that relative paths of the recipe start from.
     pub directory: String,
+    /// Whether exactly the packages of `NAME.lock` in that directory are wanted, where the recipe names no lock.
+    #[serde(default)]
+    pub locked: bool,
+}
+
+/// `GET /v1/images/{name}/{version}/lock`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ImageLock {
+    /// Image.
+    pub image: ImageId,
+    /// The lock, as it belongs into a file beside the recipe.
+    pub lock: String,
 }
 
 /// `POST /v1/images/{name}/{version}/export`: 202 with an operation.

@@ -27,7 +27,7 @@ pub use container::{
 pub use event::{Event, EventSubject};
 pub use exec::{CreatedExec, ExecRequest};
 pub use image::{
-    BuildImage, ChangedPath, CollectedImages, DefaultImage, DiffQuery, ExportFormat, ExportImage, ImageDiff,
+    BuildImage, ChangedPath, CollectedImages, DefaultImage, DiffQuery, ExportFormat, ExportImage, ImageDiff, ImageLock,
     ImageUsage, ImageView, ImportImage, NewImage, PathChange, TestReport, VerifyReport,
 };
 pub use image_signature::{ImageKeyView, ImageKeys, SignatureState, SignatureView};

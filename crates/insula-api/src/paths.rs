@@ -55,7 +55,7 @@ pub fn image_default(name: &str) -> String {
     format!("{IMAGES}/{name}/default")
 }
 
-/// A verb on one image version: `POST` with `import export test verify promote sign`, `GET` with `usage diff`.
+/// A verb on one image version: `POST` with `import export test verify promote sign`, `GET` with `usage diff lock`.
 #[must_use]
 pub fn image_verb(name: &str, version: &str, verb: &str) -> String {
     format!("{IMAGES}/{name}/{version}/{verb}")

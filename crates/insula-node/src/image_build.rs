@@ -4,6 +4,7 @@
 //! the unfinished image. No list has it: a daemon that finds it at its own start ends it, because no intent names it.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use insula_api::{BuildImage, Problem, ProblemCode};
 use insula_image::convert::ConvertError;
 use insula_image::recipe::{BuildCause, BuildError, CommandRunner, NetworkAccess, Recipe, RunStep, RunStepError};
-use insula_image::recipe::{BusyboxError, UnfinishedRoot};
+use insula_image::recipe::{BusyboxError, LOCK_BYTES_MAX, PackageLock, UnfinishedRoot};
 use insula_image::store::BeginError;
 use insula_model::{
     ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, LogMode, MountPlan, NetworkMode,
@@ -61,6 +62,37 @@ pub(crate) fn check(context: &Context, request: &BuildImage) -> Result<Recipe, P
     Ok(recipe)
 }
 
+/// Reads the lock of a recipe, if the recipe or the request wants one.
+///
+/// # Errors
+///
+/// It cannot be read, or is none.
+pub(crate) fn read_lock(request: &BuildImage, recipe: &Recipe) -> Result<Option<PackageLock>, Problem> {
+    let beside = || format!("{}.lock", recipe.id.name);
+    let Some(name) = recipe.lock.clone().or_else(|| request.locked.then(beside)) else { return Ok(None) };
+    let path = Path::new(&request.directory).join(name);
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => ProblemCode::NotFound,
+            _ => ProblemCode::Invalid,
+        };
+        Problem::new(code, format!("lock {shown}: {error}"))
+            .with_remedy(format!("build once without a lock, then: insula image lock {} > {shown}", recipe.id))
+    };
+    let mut text = String::new();
+    let file = File::open(&path).map_err(unreadable)?;
+    file.take(LOCK_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > LOCK_BYTES_MAX {
+        return Err(Problem::new(
+            ProblemCode::Invalid,
+            format!("lock {shown}: it has more than {LOCK_BYTES_MAX} bytes"),
+        ));
+    }
+    let lock = PackageLock::parse(&text);
+    lock.map(Some).map_err(|error| Problem::new(ProblemCode::Invalid, format!("lock {shown}: {error}")))
+}
+
 /// What a failed build is for whoever asked for it.
 pub(crate) fn problem(error: &BuildError) -> Problem {
     let code = match &*error.cause {
@@ -69,6 +101,7 @@ pub(crate) fn problem(error: &BuildError) -> Problem {
         BuildCause::BaseManifest(_) => ProblemCode::NotFound,
         BuildCause::Bootstrap(insula_image::recipe::BootstrapError::NotInstalled)
         | BuildCause::Busybox(BusyboxError::Missing { .. }) => ProblemCode::NotSupported,
+        BuildCause::Lock(_) => ProblemCode::Conflict,
         BuildCause::Run { .. } => ProblemCode::StartFailed,
         BuildCause::Begin(_) | BuildCause::File(_) | BuildCause::Publish(_) | BuildCause::Merged(_) => {
             ProblemCode::Internal

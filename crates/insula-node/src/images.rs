@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use insula_api::{
-    ChangedPath, CollectedImages, EventSubject, ExportFormat, ImageDiff, ImageUsage, ImageView, ImportImage, NewImage,
-    PathChange, Problem, ProblemCode, TestReport, VerifyReport,
+    ChangedPath, CollectedImages, EventSubject, ExportFormat, ImageDiff, ImageLock, ImageUsage, ImageView, ImportImage,
+    NewImage, PathChange, Problem, ProblemCode, TestReport, VerifyReport,
 };
 use insula_image::TreeLimits;
 use insula_image::archive::Compression;
 use insula_image::convert::{Convert, ConvertError};
 use insula_image::diff::{self, PathChangeKind};
+use insula_image::manifest::Manifest;
 use insula_image::oci::LayerCompression;
 use insula_image::progress::{self, Phase, Watch};
-use insula_image::recipe::{BuildRequest, CommandRunner, Recipe};
+use insula_image::recipe::{BuildRequest, CommandRunner, PackageLock, Recipe};
 use insula_image::store::{
     self, ChangeImageError, ExportCause, ExportError, ImageSummary, ImportCause, ImportError, ImportRequest,
     OpenStoreError, RemoveCause, Store, TestOutcome,
@@ -121,19 +122,19 @@ impl Images {
         Ok(NewImage { image: self.show(image)?, warnings })
     }
 
-    /// Builds `recipe`, whose relative paths start in `directory`; `converter` reads its archive. Blocks.
+    /// Builds `recipe`, whose relative paths start in `directory`, with the packages of `lock` if there is one; `converter` reads its archive. Blocks.
     ///
     /// # Errors
     ///
     /// What is at fault in the recipe, its sources or its commands; nothing of the image is left then.
     pub(crate) fn build(
         &self,
-        (recipe, directory): (&Recipe, &Path),
+        (recipe, directory, lock): (&Recipe, &Path, Option<&PackageLock>),
         runner: &mut dyn CommandRunner,
         converter: &dyn Convert,
         progress: &Progress,
     ) -> Result<NewImage, Problem> {
-        let request = BuildRequest { recipe, directory, limits: TreeLimits::standard(), converter };
+        let request = BuildRequest { recipe, directory, limits: TreeLimits::standard(), converter, lock };
         let built = watched(progress, |watch| self.store.build(&request, Some(runner), Timestamp::now(), watch))
             .map_err(|error| image_build::problem(&error))?;
         self.event(&recipe.id, "published");
@@ -279,22 +280,37 @@ impl Images {
         Ok(CollectedImages { removed, kept: collected.kept.into_iter().collect(), freed_bytes })
     }
 
+    /// The packages of a version, as a lock. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or no packages are recorded in it.
+    pub(crate) fn lock_of(&self, image: &ImageId) -> Result<ImageLock, Problem> {
+        let manifest = self.manifest(image)?;
+        let lock = PackageLock::of(&manifest).ok_or_else(|| {
+            let detail = format!("image {image} has no packages of a distribution, so there is nothing to lock");
+            Problem::new(ProblemCode::NotSupported, detail)
+        })?;
+        Ok(ImageLock { image: image.clone(), lock: lock.to_text(image) })
+    }
+
+    fn manifest(&self, image: &ImageId) -> Result<Manifest, Problem> {
+        self.store.manifest(image).map_err(|error| {
+            let code = match &error {
+                store::ReadManifestError::Unknown(_) => ProblemCode::NotFound,
+                _ => ProblemCode::Internal,
+            };
+            Problem::from_chain(code, &error)
+        })
+    }
+
     /// What differs between two versions. Blocks.
     ///
     /// # Errors
     ///
     /// One of them is not there.
     pub(crate) fn diff(&self, from: &ImageId, to: &ImageId) -> Result<ImageDiff, Problem> {
-        let manifest = |image| {
-            self.store.manifest(image).map_err(|error| {
-                let code = match &error {
-                    store::ReadManifestError::Unknown(_) => ProblemCode::NotFound,
-                    _ => ProblemCode::Internal,
-                };
-                Problem::from_chain(code, &error)
-            })
-        };
-        Ok(image_diff(&diff::diff(&manifest(from)?, &manifest(to)?)))
+        Ok(image_diff(&diff::diff(&self.manifest(from)?, &self.manifest(to)?)))
     }
 
     /// What a version costs; `mount` is the root of its mount. Blocks.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::accounts::{ACCOUNT_FILE_BYTES_MAX, ACCOUNT_FILES, Accounts};
+use super::archive_lists::{ArchivePackages, is_package_list};
 use super::build::BuildCause;
 use super::normalise::Normaliser;
 use super::packages::{DPKG_STATUS, DPKG_STATUS_BYTES_MAX, parse_dpkg_status};
@@ -34,6 +35,7 @@ pub(super) struct Assembly {
     accounts: BTreeMap<usize, (Attributes, Vec<u8>)>,
     takes_accounts: bool,
     dpkg_status: Vec<u8>,
+    archive: ArchivePackages,
     has_systemd: bool,
 }
 
@@ -43,6 +45,7 @@ enum Interest {
     Replaced,
     Account(usize),
     DpkgStatus,
+    PackageList,
 }
 
 impl Assembly {
@@ -63,6 +66,7 @@ impl Assembly {
             accounts: BTreeMap::new(),
             takes_accounts: false,
             dpkg_status: Vec::new(),
+            archive: ArchivePackages::default(),
             has_systemd: false,
         }
     }
@@ -75,6 +79,7 @@ impl Assembly {
             _ if self.replaced.contains(path) && entry.kind != NewKind::Directory => Interest::Replaced,
             Some(index) if self.takes_accounts && is_file => Interest::Account(index),
             _ if is_file && path.as_bytes() == DPKG_STATUS.as_bytes() => Interest::DpkgStatus,
+            _ if is_file && is_package_list(path) => Interest::PackageList,
             _ => Interest::None,
         }
     }
@@ -90,6 +95,11 @@ impl Assembly {
             Interest::DpkgStatus => {
                 self.dpkg_status = read_bounded(content, DPKG_STATUS_BYTES_MAX, DPKG_STATUS)?;
                 add_filtered(&mut self.writer, &mut self.normaliser, path, entry, &mut self.dpkg_status.as_slice())?;
+            }
+            // The normaliser would leave it out.
+            Interest::PackageList => {
+                let name = || String::from_utf8_lossy(path.as_bytes()).into_owned();
+                self.archive.read_list(content).map_err(|error| unreadable(&name(), error))?;
             }
             Interest::None => {
                 add_filtered(&mut self.writer, &mut self.normaliser, path, entry, content)?;
@@ -214,6 +224,11 @@ impl Assembly {
             }
         }
         Ok(())
+    }
+
+    /// What the lists among the entries say of packages.
+    pub(super) fn take_archive(&mut self) -> ArchivePackages {
+        std::mem::take(&mut self.archive)
     }
 
     /// The writer, and the packages that are in what it has.

@@ -12,6 +12,7 @@ use super::accounts::AccountError;
 use super::assembly::Assembly;
 use super::busybox::{BUSYBOX_PATH, Busybox, BusyboxError};
 use super::debian::{Bootstrap, BootstrapError};
+use super::lock::{LockMismatch, PackageLock};
 use super::parse::{Base, Recipe};
 use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
 use crate::archive::{DecodedStream, ReadArchiveError, TarEntry, TarReader, WalkError};
@@ -39,6 +40,8 @@ pub struct BuildRequest<'caller> {
     pub limits: TreeLimits,
     /// Who reads a base that comes as an archive.
     pub converter: &'caller dyn Convert,
+    /// The packages that it is to have, no more and no less.
+    pub lock: Option<&'caller PackageLock>,
 }
 
 /// A built version.
@@ -134,6 +137,9 @@ pub enum BuildCause {
     /// What the commands left cannot be read.
     #[error("read what the commands left")]
     Merged(#[source] RunStepError),
+    /// It has other packages than it is to have.
+    #[error(transparent)]
+    Lock(#[from] LockMismatch),
     /// A writable place is no directory of the root.
     #[error(transparent)]
     MountTarget(#[from] MountTargetProblem),
@@ -153,6 +159,8 @@ pub enum BuildCause {
 struct BaseFacts {
     config: Option<ImageConfig>,
     mount_plan: Option<MountPlan>,
+    /// Packages with the digests that the base's own build recorded.
+    packages: Vec<Package>,
     dropped_attributes: u64,
 }
 
@@ -208,11 +216,19 @@ impl Build<'_> {
         assembly.add_recipe(recipe, directory.as_fd())?;
         let config = facts.config.map_or_else(|| recipe.config.clone(), |base| overlay_config(base, &recipe.config));
         let mount_plan = recipe.mount_plan.clone().or(facts.mount_plan).unwrap_or_else(MountPlan::default_plan);
+        let mut archive = assembly.take_archive();
+        archive.add_recorded(&facts.packages);
         let (mut image, mut packages) = finish(assembly, &mount_plan)?;
         let mut dropped_attributes = facts.dropped_attributes;
         if let Some(runner) = runner.filter(|_| has_commands) {
             drop(image);
             (image, packages, dropped_attributes) = self.run_commands(runner, &incoming, &config, &mount_plan)?;
+        }
+        for package in &mut packages {
+            package.sha256 = archive.digest_of(package);
+        }
+        if let Some(lock) = self.request.lock {
+            lock.check(&packages, &archive)?;
         }
         let manifest = self.manifest(image, packages, config, mount_plan);
         if let Some(problem) = mount_target_problems(&manifest.tree, &manifest.mount_plan).into_iter().next() {
@@ -241,8 +257,8 @@ impl Build<'_> {
     fn add_base(&self, assembly: &mut Assembly, incoming: &Incoming) -> Result<BaseFacts, BuildCause> {
         match &self.recipe().base {
             Base::Debian(base) => {
-                let epoch = self.recipe().source_date_epoch;
-                let mut bootstrap = Bootstrap::start(base, epoch, &incoming.work_dir(), self.watch)?;
+                let inputs = (self.recipe().source_date_epoch, self.request.lock);
+                let mut bootstrap = Bootstrap::start(base, inputs, &incoming.work_dir(), self.watch)?;
                 let read = self.add_tar(assembly, &mut bootstrap);
                 // Its own words come before what a broken-off archive looks like; after anything else it is stopped.
                 match read {
@@ -296,7 +312,8 @@ impl Build<'_> {
         };
         let Converted { manifest, dropped_attributes } = self.request.converter.convert(conversion, self.watch)?;
         self.add_tree(assembly, &manifest.tree, &image)?;
-        Ok(BaseFacts { config: Some(manifest.config), mount_plan: Some(manifest.mount_plan), dropped_attributes })
+        let (config, mount_plan) = (Some(manifest.config), Some(manifest.mount_plan));
+        Ok(BaseFacts { config, mount_plan, packages: Vec::new(), dropped_attributes })
     }
 
     fn add_image(&self, assembly: &mut Assembly, id: &ImageId) -> Result<BaseFacts, BuildCause> {
@@ -304,7 +321,8 @@ impl Build<'_> {
         let base = self.store.manifest(id)?;
         let image = File::from(self.store.open_for_mount(id, self.now, self.watch)?.fd);
         self.add_tree(assembly, &base.tree, &image)?;
-        Ok(BaseFacts { config: Some(base.config), mount_plan: Some(base.mount_plan), dropped_attributes: 0 })
+        let (config, mount_plan) = (Some(base.config), Some(base.mount_plan));
+        Ok(BaseFacts { config, mount_plan, packages: base.provenance.packages, dropped_attributes: 0 })
     }
 
     fn add_tree(&self, assembly: &mut Assembly, tree: &ImageTree, image: &File) -> Result<(), BuildCause> {

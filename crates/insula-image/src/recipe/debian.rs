@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::lock::PackageLock;
 use super::parse::RecipeValueError;
 use crate::progress::{Phase, Watch};
 
@@ -208,11 +209,21 @@ fn host_suite() -> Option<String> {
     field("VERSION_CODENAME")
 }
 
+/// Name of the variable that tells the hooks where the locked versions are.
+const PINS: &str = "INSULA_PINS";
+/// Has apt take the locked versions from its first step on, and takes the file away in the end.
+const PIN: [&str; 2] = [
+    "--setup-hook=cp \"$INSULA_PINS\" \"$1/etc/apt/preferences.d/insula-lock\"",
+    "--customize-hook=rm \"$1/etc/apt/preferences.d/insula-lock\"",
+];
+
 /// mmdebstrap's arguments. `sources` are empty when it is to use its own.
-fn arguments(base: &DebianBase, sources: Vec<String>) -> Vec<String> {
+fn arguments(base: &DebianBase, sources: Vec<String>, lock: Option<&PackageLock>) -> Vec<String> {
     let mut arguments = vec![
         format!("--variant={}", base.variant),
         "--format=tar".to_owned(),
+        // They say which file each package came from; the normaliser takes them out.
+        "--skip=cleanup/apt/lists".to_owned(),
         format!("--components={}", base.components.join(",")),
     ];
     if !base.packages.is_empty() {
@@ -222,6 +233,9 @@ fn arguments(base: &DebianBase, sources: Vec<String>) -> Vec<String> {
         // The names are of a closed alphabet that means nothing to the shell.
         let names = base.remove.join(" ");
         arguments.push(format!("--customize-hook=chroot \"$1\" apt-get -y --allow-remove-essential purge -- {names}"));
+    }
+    if lock.is_some() {
+        arguments.extend(PIN.map(str::to_owned));
     }
     arguments.extend(["--".to_owned(), base.suite.clone(), "-".to_owned()]);
     arguments.extend(base.mirror.clone().map_or(sources, |mirror| vec![mirror]));
@@ -247,10 +261,11 @@ pub(super) struct Bootstrap<'build> {
 }
 
 impl<'build> Bootstrap<'build> {
-    /// Starts it. `scratch` is a directory for what it unpacks; the archive's times end at `epoch`.
+    /// Starts it. `scratch` is a directory for what it unpacks; the archive's times end at `epoch`. With a lock, apt
+    /// prefers its versions to all others; whether they were there shows what is installed.
     pub(super) fn start(
         base: &DebianBase,
-        epoch: u64,
+        (epoch, lock): (u64, Option<&PackageLock>),
         scratch: &Path,
         watch: Watch<'build>,
     ) -> Result<Self, BootstrapError> {
@@ -262,10 +277,15 @@ impl<'build> Bootstrap<'build> {
         // children, and killed, it leaves them and its mounts behind.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]);
-        command.arg("mmdebstrap").args(arguments(base, sources)).env_clear();
+        command.arg("mmdebstrap").args(arguments(base, sources, lock)).env_clear();
         // Nothing of the daemon's environment may change an image.
         command.env("PATH", PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root").env("TMPDIR", scratch);
         command.env("SOURCE_DATE_EPOCH", epoch.to_string());
+        if let Some(lock) = lock {
+            let pins = scratch.join("pins");
+            std::fs::write(&pins, lock.apt_preferences()).map_err(BootstrapError::Run)?;
+            command.env(PINS, pins);
+        }
         // How the host reaches the mirror is the host's business and leaves no trace in the image.
         for proxy in ["http_proxy", "https_proxy", "no_proxy"] {
             if let Some(value) = std::env::var_os(proxy) {
@@ -393,6 +413,7 @@ mod tests {
         let expected = [
             "--variant=minbase",
             "--format=tar",
+            "--skip=cleanup/apt/lists",
             "--components=main",
             "--include=curl,g++=4:12",
             "--",
@@ -400,7 +421,7 @@ mod tests {
             "-",
             "http://m.example/debian",
         ];
-        assert_eq!(arguments(&named, vec!["deb not used".to_owned()]), expected);
+        assert_eq!(arguments(&named, vec!["deb not used".to_owned()], None), expected);
     }
 
     #[test]

@@ -12,13 +12,16 @@
 //! walked into the final image. Whoever runs containers implements [`CommandRunner`]; this crate starts none.
 //!
 //! The digest of what is built depends on the recipe, the packages that the mirror has, and the files that the
-//! recipe names: on no clock, no host name and no order of directory entries.
+//! recipe names: on no clock, no host name and no order of directory entries. With a lock it does not depend on the
+//! mirror either: what the mirror does not have any more refuses the build.
 
 mod accounts;
+mod archive_lists;
 mod assembly;
 mod build;
 mod busybox;
 mod debian;
+mod lock;
 mod normalise;
 mod packages;
 mod parse;
@@ -30,5 +33,6 @@ pub use accounts::{AccountError, User};
 pub use build::{BuildCause, BuildError, BuildRequest, Built};
 pub use busybox::BusyboxError;
 pub use debian::{BootstrapError, DebianBase};
+pub use lock::{LOCK_BYTES_MAX, LockDifference, LockMismatch, PackageLock, ParseLockError};
 pub use parse::{Base, FileContent, FileEntry, ParseRecipeError, Recipe, RecipeValueError};
 pub use run::{CommandRunner, MountMergedError, NetworkAccess, RunStep, RunStepError, UnfinishedRoot, mount_merged};

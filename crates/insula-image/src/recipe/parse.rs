@@ -37,6 +37,10 @@ pub struct Recipe {
     pub mount_plan: Option<MountPlan>,
     /// No time in the image is above this second since 1970.
     pub source_date_epoch: u64,
+    /// File with the packages that it is to have, relative to the recipe. What is built with it is no other image, so
+    /// it is no part of the digest.
+    #[serde(skip)]
+    pub lock: Option<String>,
 }
 
 /// What an image begins with.
@@ -214,6 +218,7 @@ struct RawRecipe {
     config: RawConfig,
     places: Option<Vec<RawPlace>>,
     source_date_epoch: Option<u64>,
+    lock: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -320,6 +325,7 @@ impl Recipe {
             config: convert_config(raw.config, raw.env, raw.timezone)?,
             mount_plan: raw.places.map(convert_places).transpose()?,
             source_date_epoch: raw.source_date_epoch.unwrap_or(EPOCH_DEFAULT),
+            lock: raw.lock.map(|file| beneath("lock", file)).transpose()?,
         })
     }
 
@@ -427,6 +433,12 @@ fn absolute(field: &str, path: &str) -> Result<ImagePath, ParseRecipeError> {
     if normal { Ok(parsed) } else { Err(wrong()) }
 }
 
+/// The path is resolved beneath the recipe's directory when it is opened; this says it earlier.
+fn beneath(field: &str, given: String) -> Result<String, ParseRecipeError> {
+    let beneath = !given.starts_with('/') && ImagePath::parse(&given).is_ok_and(|path| !path.is_root());
+    if beneath { Ok(given) } else { Err(refuse(field, RecipeValueError::NotBeneath { given })) }
+}
+
 fn convert_files(raw: Vec<RawFile>) -> Result<Vec<FileEntry>, ParseRecipeError> {
     const FIELDS: &[&str] = &["content", "source", "link", "directory"];
     let mut files: Vec<FileEntry> = Vec::new();
@@ -438,14 +450,7 @@ fn convert_files(raw: Vec<RawFile>) -> Result<Vec<FileEntry>, ParseRecipeError> 
         }
         let content = match (file.content, file.source, file.link, file.directory) {
             (Some(text), None, None, false) => FileContent::Text(text),
-            (None, Some(source), None, false) => {
-                // The path is resolved beneath the recipe's directory when it is opened; this says it earlier.
-                let beneath = !source.starts_with('/') && ImagePath::parse(&source).is_ok_and(|path| !path.is_root());
-                if !beneath {
-                    return Err(refuse(field("source"), RecipeValueError::NotBeneath { given: source }));
-                }
-                FileContent::Source(source)
-            }
+            (None, Some(source), None, false) => FileContent::Source(beneath(&field("source"), source)?),
             (None, None, Some(target), false) => {
                 if target.is_empty() || target.contains('\0') {
                     return Err(refuse(field("link"), RecipeValueError::Empty));

@@ -21,7 +21,8 @@ use crate::tree::{Inode, InodeKind};
 
 fn build_in(store: &TestStore, recipe: &str, directory: &Path) -> Result<Built, BuildError> {
     let recipe = Recipe::parse(recipe).unwrap();
-    let request = BuildRequest { recipe: &recipe, directory, limits: TreeLimits::standard(), converter: &InProcess };
+    let request =
+        BuildRequest { recipe: &recipe, directory, limits: TreeLimits::standard(), converter: &InProcess, lock: None };
     store.build(&request, None, at(100), Watch::nobody())
 }
 
@@ -258,6 +259,7 @@ fn live_commands_change_the_root_and_their_traces_are_normalised() {
             directory: Path::new("/"),
             limits: TreeLimits::standard(),
             converter: &InProcess,
+            lock: None,
         };
         let built = store.build(&request, Some(&mut Chroot), at(1), Watch::nobody()).unwrap();
         let image = id("small@1");
@@ -286,6 +288,7 @@ fn live_a_failing_command_ends_the_build_with_its_words() {
         directory: Path::new("/"),
         limits: TreeLimits::standard(),
         converter: &InProcess,
+        lock: None,
     };
     let error = store.build(&request, Some(&mut Chroot), at(1), Watch::nobody()).unwrap_err();
     match *error.cause {
@@ -330,6 +333,7 @@ fn live_debian_a_cancelled_or_failed_bootstrap_leaves_nothing() {
         directory: Path::new("/"),
         limits: TreeLimits::standard(),
         converter: &InProcess,
+        lock: None,
     };
     let error = store.build(&request, None, at(1), Watch::nobody()).unwrap_err();
     match *error.cause {
@@ -347,4 +351,45 @@ fn live_debian_a_cancelled_or_failed_bootstrap_leaves_nothing() {
     let error = store.build(&request, None, at(1), watch).unwrap_err();
     assert!(matches!(*error.cause, BuildCause::Cancelled(_)), "{error:?}");
     store.assert_clean();
+}
+
+#[test]
+fn a_lock_holds_a_build_to_the_packages_and_files_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = |version: &str, digest: char| {
+        let status = format!("Package: own\nStatus: install ok installed\nArchitecture: all\nVersion: {version}\n");
+        let list =
+            format!("Package: own\nVersion: {version}\nArchitecture: all\nSHA256: {}\n", digest.to_string().repeat(64));
+        let mut archive = tar::Builder::new(std::fs::File::create(directory.path().join("root.tar")).unwrap());
+        for (path, text) in [("var/lib/dpkg/status", &status), ("var/lib/apt/lists/mirror_Packages", &list)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        archive.finish().unwrap();
+    };
+    let recipe = Recipe::parse("name = \"small\"\nversion = \"1\"\n[base]\ntar = \"root.tar\"\n").unwrap();
+    let build = |lock: Option<&super::PackageLock>| {
+        let store = TestStore::new();
+        let directory = directory.path();
+        let limits = TreeLimits::standard();
+        let request = BuildRequest { recipe: &recipe, directory, limits, converter: &InProcess, lock };
+        store.build(&request, None, at(1), Watch::nobody())?;
+        Ok(store.manifest(&id("small@1")).unwrap())
+    };
+    let refusal = |lock| match build(Some(lock)).map_err(|error: BuildError| *error.cause) {
+        Err(BuildCause::Lock(mismatch)) => mismatch.to_string(),
+        other => panic!("{other:?}"),
+    };
+    root("1.0", 'a');
+    let first = build(None).unwrap();
+    assert!(inode(&first, "var/lib/apt/lists/mirror_Packages").is_none());
+    let lock = super::PackageLock::of(&first).unwrap();
+    assert!(lock.to_text(&id("small@1")).contains(&format!("own 1.0 all sha256:{}", "a".repeat(64))));
+    assert_eq!(build(Some(&lock)).unwrap(), first);
+    root("1.0", 'b');
+    assert!(refusal(&lock).contains("own 1.0 comes from another file"), "{}", refusal(&lock));
+    root("1.1", 'a');
+    assert!(refusal(&lock).contains("the mirror has no own 1.0 (it has 1.1)"), "{}", refusal(&lock));
 }

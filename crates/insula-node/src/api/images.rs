@@ -8,8 +8,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_api::{
-    BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageKeys, ImageUsage, ImageView, ImportImage,
-    Operation, OperationKind, Problem, ProblemCode,
+    BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageKeys, ImageLock, ImageUsage, ImageView,
+    ImportImage, Operation, OperationKind, Problem, ProblemCode,
 };
 use insula_model::ImageId;
 use insula_plan::protocol::launcher::ImageKey;
@@ -43,6 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(promote))
         .routes(routes!(sign))
         .routes(routes!(keys))
+        .routes(routes!(lock))
         .routes(routes!(usage))
         .routes(routes!(diff))
         .routes(routes!(set_default))
@@ -185,6 +186,7 @@ pub(super) async fn import(
 ))]
 pub(super) async fn build(State(context): Shared, Body(request): Body<BuildImage>) -> Begun {
     let recipe = image_build::check(&context, &request)?;
+    let lock = image_build::read_lock(&request, &recipe)?;
     let work_context = context.clone();
     let subject = recipe.id.to_string();
     let operation = context.operations.begin(OperationKind::ImageBuild, subject, None, |progress| async move {
@@ -193,7 +195,7 @@ pub(super) async fn build(State(context): Shared, Body(request): Body<BuildImage
         let converter = work_context.host.converter(ids);
         let work = move |images: &Images, progress: &Progress| {
             let directory = std::path::Path::new(&request.directory);
-            images.build((&recipe, directory), &mut runner, &*converter, progress)
+            images.build((&recipe, directory, lock.as_ref()), &mut runner, &*converter, progress)
         };
         let built = as_result(work_context.clone(), progress, work).await;
         work_context.ids.give_back(ids);
@@ -396,6 +398,17 @@ pub(super) async fn usage(
     usage.containers = context.containers_of(&image);
     usage.running = context.running_of(&image);
     Ok(Json(usage))
+}
+
+/// The packages of a version, as a lock for builds.
+#[utoipa::path(get, path = "/v1/images/{name}/{version}/lock", tag = "images",
+    params(("name" = String, Path), ("version" = String, Path)), responses(
+    (status = 200, description = "The lock", body = ImageLock),
+    (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn lock(State(context): Shared, Path((name, version)): Path<(String, String)>) -> Answered<ImageLock> {
+    let image = image_id(&name, &version)?;
+    Ok(Json(on_store(&context, move |images| images.lock_of(&image)).await?))
 }
 
 /// What differs between two versions.

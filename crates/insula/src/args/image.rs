@@ -12,6 +12,8 @@ pub enum ImageCommand {
     Import(ImportArgs),
     /// Make an image from a recipe
     Build(RecipeArgs),
+    /// Print the packages of an image as a lock, which a later build can be held to
+    Lock(ImageIdArgs),
     /// Images
     #[command(visible_alias = "ls")]
     List(ImageListArgs),
@@ -60,6 +62,9 @@ pub struct ImportArgs {
 /// `insula image build`
 #[derive(Debug, Args)]
 pub struct RecipeArgs {
+    /// Want exactly the packages of NAME.lock beside the recipe, or refuse
+    #[arg(long)]
+    pub locked: bool,
     /// Recipe (TOML); relative paths in it start from its directory
     #[arg(value_name = "RECIPE")]
     pub recipe: PathBuf,

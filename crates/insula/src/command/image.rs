@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::Method;
 use insula_api::{
-    BuildImage, CollectedImages, DefaultImage, ExportFormat, ExportImage, ImageDiff, ImageUsage, ImageView,
+    BuildImage, CollectedImages, DefaultImage, ExportFormat, ExportImage, ImageDiff, ImageLock, ImageUsage, ImageView,
     ImportImage, NewImage, Operation, TestReport, VerifyReport, paths,
 };
 use insula_model::{ImageId, ImageRef, Stage};
@@ -32,6 +32,7 @@ pub(super) async fn execute(session: &mut Session, command: ImageCommand) -> Res
     match command {
         ImageCommand::Import(args) => import(session, args).await,
         ImageCommand::Build(args) => build(session, args).await,
+        ImageCommand::Lock(args) => lock(session, args).await,
         ImageCommand::List(args) => list(session, args).await,
         ImageCommand::Show(args) => show(session, args).await,
         ImageCommand::Verify(args) => verify(session, args).await,
@@ -135,9 +136,22 @@ async fn build(session: &mut Session, args: RecipeArgs) -> Result<u8, Failure> {
     }
     let recipe = std::fs::read_to_string(&path).map_err(wrap)?;
     let directory = path.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
-    let started: Operation = session.client.post(paths::IMAGE_BUILD, &BuildImage { recipe, directory }).await?;
+    let request = BuildImage { recipe, directory, locked: args.locked };
+    let started: Operation = session.client.post(paths::IMAGE_BUILD, &request).await?;
     let new: NewImage = operation::finish(session, started).await?;
     print_new(session, &new)
+}
+
+async fn lock(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
+    let lock: ImageLock = session.client.get(&verb_path(&args.image, "lock")).await?;
+    if session.printer.is_for_people() {
+        print(&lock.lock)?;
+    } else {
+        let mut table = Table::new(["IMAGE", "LOCK"]);
+        table.push([Cell::from(lock.image.to_string()), Cell::from(lock.lock.as_str())]);
+        session.printer.value(&lock, &table)?;
+    }
+    Ok(0)
 }
 
 fn wanted(view: &ImageView, images: &[ImageRef]) -> bool {
