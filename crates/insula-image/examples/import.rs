@@ -20,6 +20,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = start.elapsed().as_secs_f64();
     let image = imported.image;
     let entries = image.tree.entries().len();
-    writeln!(std::io::stdout(), "{} {} bytes {entries} entries {seconds:.3} s", image.sha256, image.bytes)?;
+    writeln!(std::io::stdout(), "{} {} bytes {entries} entries {seconds:.3} s", image.tree.digest(), image.bytes)?;
     Ok(())
 }

@@ -9,7 +9,7 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 use std::os::fd::AsFd;
 
 use insula_model::{ImageConfig, ImageId, MountPlan};
@@ -25,7 +25,7 @@ use crate::manifest::{DecodeManifestError, ImageFile, Manifest, Provenance};
 use crate::mount_target::{MountPlanError, check_mount_plan, self_and_above};
 use crate::oci::{ConvertConfigError, OciImage, OciImportError, OciSource, refuse_nul};
 use crate::path::ImagePath;
-use crate::progress::{Cancelled, Phase, Watch, WatchedReader};
+use crate::progress::{Cancelled, Phase, Watch};
 use crate::store::metadata_digest;
 use crate::tree::InodeKind;
 
@@ -57,10 +57,10 @@ pub struct ConversionOrder {
     pub reference: Option<String>,
 }
 
-/// An image that was made of a source; its file is written and flushed.
+/// An image that was made of a source; its file is written.
 #[derive(Debug)]
 pub struct Converted {
-    /// What it is.
+    /// What it is. Nobody has read the file as a whole yet: its digest is [`ImageFile::UNREAD`].
     pub manifest: Manifest,
     /// Extended attributes of name spaces that an image cannot hold: they are not in it.
     pub dropped_attributes: u64,
@@ -118,6 +118,14 @@ pub enum ConvertError {
     Cancelled(#[from] Cancelled),
 }
 
+impl ConvertError {
+    /// Whether the source is at fault, and not the machine or whoever asked to stop.
+    #[must_use]
+    pub(crate) fn is_of_the_source(&self) -> bool {
+        !matches!(self, Self::Worker(_) | Self::Cancelled(_) | Self::Source(_))
+    }
+}
+
 /// What another process said about a source: the messages of its error and of each cause below it.
 #[derive(Debug)]
 pub struct Refusal {
@@ -169,7 +177,7 @@ impl Convert for InProcess {
     }
 }
 
-/// The manifest of a written image.
+/// The manifest of a written image, which lacks the digest that publishing finds.
 pub(crate) fn manifest_of(
     id: ImageId,
     image: WrittenImage,
@@ -177,12 +185,7 @@ pub(crate) fn manifest_of(
     config: ImageConfig,
     mount_plan: MountPlan,
 ) -> Manifest {
-    let file = ImageFile {
-        bytes: image.bytes,
-        sha256: image.sha256,
-        metadata_offset: image.metadata_offset,
-        metadata_sha256: image.metadata_sha256,
-    };
+    let file = image.image_file(ImageFile::UNREAD);
     Manifest { id, file, provenance, config, mount_plan, tree: image.tree }
 }
 
@@ -239,13 +242,14 @@ fn read_source(
 }
 
 fn read_tar(
-    source: impl Read,
+    source: &File,
     total: Option<u64>,
     writer: &mut ImageWriter,
     order: &ConversionOrder,
     watch: Watch<'_>,
 ) -> Result<SourceFacts, ConvertError> {
-    let stream = DecodedStream::open(WatchedReader::new(source, watch, Phase::Import, total), &order.limits)?;
+    let source = source.try_clone().map_err(ConvertError::Source)?;
+    let stream = DecodedStream::open_ahead(source, total, &order.limits, watch)?;
     let totals = stream.totals();
     let mut tar = TarReader::new(stream);
     while let Some(TarEntry { path, entry }) = tar.next_entry()? {

@@ -55,12 +55,17 @@ pub struct Manifest {
 pub struct ImageFile {
     /// Bytes of the file.
     pub bytes: u64,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file; [`ImageFile::UNREAD`] until it is published.
     pub sha256: Sha256Digest,
     /// Where the metadata region begins, in bytes; it ends with the file.
     pub metadata_offset: u64,
     /// SHA-256 of the file's first block and, behind it, the metadata region.
     pub metadata_sha256: Sha256Digest,
+}
+
+impl ImageFile {
+    /// In the digest's place while nobody has read the file as a whole.
+    pub const UNREAD: Sha256Digest = Sha256Digest([0; 32]);
 }
 
 /// Where an image comes from. What is not known is left out.

@@ -5,7 +5,6 @@
 //! after the sweep.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use insula_api::{Problem, ProblemCode};
@@ -117,27 +116,6 @@ impl Demand {
     }
 }
 
-/// Refuses what would be kept when the file system of `state_dir` is nearly full, so that what runs can still be told to
-/// stop, and its end be recorded.
-///
-/// # Errors
-///
-/// Admission, with what is free.
-pub(crate) fn check_disk(capacity: &CapacityConfig, state_dir: &Path) -> Result<(), Problem> {
-    // Where it cannot be asked, the write that follows says so.
-    let Ok(disk) = rustix::fs::statvfs(state_dir) else { return Ok(()) };
-    let (free, reserve) = (Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)), capacity.disk_reserve);
-    if free >= reserve {
-        return Ok(());
-    }
-    let place = state_dir.display();
-    Err(Problem::new(
-        ProblemCode::Admission,
-        format!("disk: {free} of space left on the file system of {place}, {reserve} are kept"),
-    )
-    .with_remedy("delete something (insula prune, insula image gc), or lower capacity.disk_reserve"))
-}
-
 /// The machine's memory.
 pub(crate) fn machine_memory() -> Bytes {
     let info = rustix::system::sysinfo();
@@ -206,15 +184,6 @@ mod tests {
         ledger.reserve(id(2), &limits(1)).unwrap();
         assert!(ledger.reserve(id(2), &limits(2)).is_err());
         assert_eq!(ledger.reserved.lock().unwrap().each[&id(2)].memory_bytes, 1);
-    }
-
-    #[test]
-    fn a_disk_with_less_than_the_reserve_takes_nothing_new() {
-        let capacity = |disk_reserve| CapacityConfig { disk_reserve, ..CapacityConfig::default() };
-        check_disk(&capacity(Bytes(0)), Path::new("/")).unwrap();
-        let problem = check_disk(&capacity(Bytes(u64::MAX)), Path::new("/")).unwrap_err();
-        assert_eq!(problem.code, ProblemCode::Admission);
-        assert!(problem.detail.starts_with("disk: "), "{}", problem.detail);
     }
 
     proptest! {

@@ -6,16 +6,17 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_api::{BuildImage, Problem, ProblemCode};
 use insula_image::convert::ConvertError;
 use insula_image::recipe::{BuildCause, BuildError, CommandRunner, NetworkAccess, Recipe, RunStep, RunStepError};
-use insula_image::recipe::{BusyboxError, LOCK_BYTES_MAX, PackageLock, UnfinishedRoot};
+use insula_image::recipe::{BusyboxError, LOCK_BYTES_MAX, PackageLock, UnfinishedRoot, layer_bytes};
 use insula_image::store::BeginError;
 use insula_model::{
-    ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, LogMode, MountPlan, NetworkMode,
+    Bytes, ContainerId, ContainerName, ContainerSpec, IdRange, ImageConfig, ImageId, LogMode, MountPlan, NetworkMode,
     RootAccess,
 };
 use insula_plan::protocol::launcher::ImageKey;
@@ -37,6 +38,8 @@ use crate::operations::Progress;
 const LINE_BYTES_MAX: usize = 512;
 /// Last lines of a failed command that its error holds.
 const LAST_LINES: usize = 10;
+/// Between two looks at what a command has written so far. It may exceed its bound by what it writes meanwhile.
+const LAYER_LOOK: Duration = Duration::from_millis(500);
 /// Files that every start writes into `/etc`; what commands write to them is not part of the image.
 const GENERATED: [&str; 4] = ["hostname", "hosts", "machine-id", "resolv.conf"];
 
@@ -102,6 +105,7 @@ pub(crate) fn problem(error: &BuildError) -> Problem {
         BuildCause::Bootstrap(insula_image::recipe::BootstrapError::NotInstalled)
         | BuildCause::Busybox(BusyboxError::Missing { .. }) => ProblemCode::NotSupported,
         BuildCause::Lock(_) => ProblemCode::Conflict,
+        BuildCause::Run { source: RunStepError::DiskFull { .. }, .. } => ProblemCode::Admission,
         BuildCause::Run { .. } => ProblemCode::StartFailed,
         BuildCause::Begin(_) | BuildCause::File(_) | BuildCause::Publish(_) | BuildCause::Merged(_) => {
             ProblemCode::Internal
@@ -198,13 +202,20 @@ impl CommandRunner for Runner {
         self.site(root, step.network)?;
         let Some(site) = &self.site else { return Ok(()) };
         self.context.ledger.reserve(site.id, &spec.resources).map_err(container)?;
-        let ended = self.runtime.block_on(run_in(&self.context, &self.progress, (site, spec)));
+        let bounds =
+            Bounds { timeout: step.timeout, layer: root.layer.to_owned(), layer_bytes_max: root.layer_bytes_max };
+        let ended = self.runtime.block_on(run_in(&self.context, &self.progress, (site, spec), &bounds));
         self.context.ledger.release(site.id);
         let ended = ended.and_then(|ended| {
             restore_generated(root.layer).map_err(container)?;
             Ok(ended)
         })?;
-        let Ended { exit, last_lines } = ended;
+        let Ended { exit, last_lines, breach } = ended;
+        // What was written since the last look counts too.
+        let breach = breach.or(bounds.broken(&self.context));
+        if let Some(breach) = breach {
+            return Err(breach.of(step, &bounds));
+        }
         match exit.code {
             Some(0) => Ok(()),
             Some(code) => {
@@ -236,16 +247,74 @@ impl Drop for Runner {
     }
 }
 
+/// What a command may take.
+#[derive(Debug, Clone)]
+struct Bounds {
+    timeout: Duration,
+    layer: PathBuf,
+    layer_bytes_max: Bytes,
+}
+
+/// Which bound a command did not keep.
+#[derive(Debug)]
+enum Breach {
+    Timeout,
+    Layer { found: Bytes },
+    Disk(Problem),
+}
+
+impl Bounds {
+    /// What the commands together have taken too much of by now. Blocks while it counts.
+    fn broken(&self, context: &Context) -> Option<Breach> {
+        if let Err(problem) = context.images.room().check() {
+            return Some(Breach::Disk(problem));
+        }
+        match layer_bytes(&self.layer) {
+            Ok(found) if found > self.layer_bytes_max => Some(Breach::Layer { found }),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, layer = %self.layer.display(), "count what a command has written");
+                None
+            }
+        }
+    }
+
+    /// Done when the commands have taken too much.
+    async fn breach(&self, context: &Arc<Context>) -> Breach {
+        loop {
+            tokio::time::sleep(LAYER_LOOK).await;
+            let (bounds, context) = (self.clone(), context.clone());
+            if let Ok(Some(breach)) = tokio::task::spawn_blocking(move || bounds.broken(&context)).await {
+                return breach;
+            }
+        }
+    }
+}
+
+impl Breach {
+    fn of(self, step: &RunStep, bounds: &Bounds) -> RunStepError {
+        let command = step.command.clone();
+        match self {
+            Self::Timeout => RunStepError::TimedOut { command, limit: bounds.timeout },
+            Self::Layer { found } => RunStepError::LayerFull { command, found, limit: bounds.layer_bytes_max },
+            Self::Disk(problem) => RunStepError::DiskFull { command, source: Box::new(problem) },
+        }
+    }
+}
+
 /// How a command ended.
 struct Ended {
     exit: Exit,
     last_lines: Vec<String>,
+    /// Why it was ended, if it was.
+    breach: Option<Breach>,
 }
 
 async fn run_in(
-    context: &Context,
+    context: &Arc<Context>,
     progress: &Progress,
     (site, spec): (&Site, Arc<ContainerSpec>),
+    bounds: &Bounds,
 ) -> Result<Ended, RunStepError> {
     let (reader, streams) = output_pipe(site.ids).map_err(container)?;
     let outside = spec.network == NetworkMode::Default;
@@ -261,7 +330,7 @@ async fn run_in(
         streams,
     };
     let ended = match context.host.start(order).await {
-        Ok(started) => follow(context, progress, (site, started, reader)).await.map_err(container),
+        Ok(started) => follow(context, progress, (site, started, reader), bounds).await.map_err(container),
         Err(problem) => not_started(problem),
     };
     // After an end and after a loss of sight alike.
@@ -278,7 +347,7 @@ fn not_started(problem: Problem) -> Result<Ended, RunStepError> {
         _ => return Err(container(problem)),
     };
     let exit = Exit { code: Some(code), reason: None, at: jiff::Timestamp::now() };
-    Ok(Ended { exit, last_lines: vec![problem.detail] })
+    Ok(Ended { exit, last_lines: vec![problem.detail], breach: None })
 }
 
 /// A pipe for both outputs of a container with these ids.
@@ -291,28 +360,41 @@ fn output_pipe(ids: IdRange) -> std::io::Result<(pipe::Receiver, Streams)> {
     Ok((pipe::Receiver::from_owned_fd(reader)?, streams))
 }
 
-/// Hands a command's output on until it has ended; ends it when the build is cancelled.
+/// Hands a command's output on until it has ended; ends it when the build is cancelled or a bound is not kept.
 async fn follow(
-    context: &Context,
+    context: &Arc<Context>,
     progress: &Progress,
     (site, started, mut reader): (&Site, Started, pipe::Receiver),
+    bounds: &Bounds,
 ) -> std::io::Result<Ended> {
     let (mut exit, mut lines) = (started.exit, Lines::default());
     let mut buffer = vec![0; 16 << 10];
-    let (mut open, mut killed) = (true, false);
+    let (mut open, mut killed, mut breach) = (true, false, None);
+    let mut too_long = std::pin::pin!(tokio::time::sleep(bounds.timeout));
+    let mut too_much = std::pin::pin!(bounds.breach(context));
     let exit = loop {
-        tokio::select! {
+        let kill = tokio::select! {
             got = reader.read(&mut buffer), if open => {
                 let got = got?;
                 open = got > 0;
                 progress.output(lines.take(&buffer[..got]));
+                false
             }
             exit = &mut exit => break exit,
-            () = progress.cancelled(), if !killed => {
-                killed = true;
-                if let Err(problem) = context.host.kill_all(site.id, started.pid).await {
-                    tracing::debug!(container = %site.name, detail = problem.detail, "cancelled build");
-                }
+            () = progress.cancelled(), if !killed => true,
+            () = &mut too_long, if !killed => {
+                breach = Some(Breach::Timeout);
+                true
+            }
+            found = &mut too_much, if !killed => {
+                breach = Some(found);
+                true
+            }
+        };
+        if kill {
+            killed = true;
+            if let Err(problem) = context.host.kill_all(site.id, started.pid).await {
+                tracing::debug!(container = %site.name, detail = problem.detail, "end a command of a build");
             }
         }
     };
@@ -324,7 +406,7 @@ async fn follow(
     }
     let (rest, last_lines) = lines.end();
     progress.output(rest);
-    Ok(Ended { exit, last_lines })
+    Ok(Ended { exit, last_lines, breach })
 }
 
 /// Output cut into lines.

@@ -33,6 +33,7 @@ use crate::image_build;
 use crate::image_signing::signature_view;
 use crate::import_worker::worker_code;
 use crate::operations::Progress;
+use crate::room::Room;
 
 /// Pause between two tries to remove what a killed daemon's operations left.
 const LEFTOVERS_PAUSE: Duration = Duration::from_millis(200);
@@ -43,6 +44,7 @@ const LEFTOVERS_TRIES: u32 = 200;
 #[derive(Debug)]
 pub(crate) struct Images {
     state_dir: PathBuf,
+    room: Room,
     store: Arc<Store>,
     events: Arc<Events>,
 }
@@ -59,7 +61,13 @@ impl Images {
         for warning in warnings {
             tracing::warn!(%warning, "image store");
         }
-        Ok(Self { state_dir: state_dir.clone(), store: Arc::new(store), events })
+        let room = Room::new(config.capacity.disk_reserve, state_dir);
+        Ok(Self { state_dir: state_dir.clone(), room, store: Arc::new(store), events })
+    }
+
+    /// Room on the disk for more.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The store itself, for mounts.
@@ -101,7 +109,7 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// What is at fault in the source; nothing of the image is left then.
+    /// What is at fault in the source, or the disk is nearly full; nothing of the image is left then.
     pub(crate) fn import(
         &self,
         image: &ImageId,
@@ -114,8 +122,11 @@ impl Images {
         import.mount_plan = request.mount_plan;
         import.reference = request.reference;
         import.converter = converter;
-        let imported = watched(progress, |watch| self.store.import(image, import, Timestamp::now(), watch))
-            .map_err(|error| self.import_problem(&error))?;
+        let importing = |cancelled: &dyn Fn() -> bool| {
+            let work = |watch: Watch<'_>| self.store.import(image, import, Timestamp::now(), watch);
+            watched(progress, cancelled, work).map_err(|error| self.import_problem(&error))
+        };
+        let imported = self.room.keep(image, || progress.is_cancelled(), importing)?;
         self.event(image, "published");
         let mut warnings: Vec<String> = imported.problems.iter().map(ToString::to_string).collect();
         warnings.extend(dropped_attributes(imported.dropped_attributes));
@@ -126,7 +137,8 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// What is at fault in the recipe, its sources or its commands; nothing of the image is left then.
+    /// What is at fault in the recipe, its sources or its commands, or the disk is nearly full; nothing of the image is
+    /// left then.
     pub(crate) fn build(
         &self,
         (recipe, directory, lock): (&Recipe, &Path, Option<&PackageLock>),
@@ -135,8 +147,11 @@ impl Images {
         progress: &Progress,
     ) -> Result<NewImage, Problem> {
         let request = BuildRequest { recipe, directory, limits: TreeLimits::standard(), converter, lock };
-        let built = watched(progress, |watch| self.store.build(&request, Some(runner), Timestamp::now(), watch))
-            .map_err(|error| image_build::problem(&error))?;
+        let building = |cancelled: &dyn Fn() -> bool| {
+            let work = |watch: Watch<'_>| self.store.build(&request, Some(runner), Timestamp::now(), watch);
+            watched(progress, cancelled, work).map_err(|error| image_build::problem(&error))
+        };
+        let built = self.room.keep(&recipe.id, || progress.is_cancelled(), building)?;
         self.event(&recipe.id, "published");
         let mut warnings: Vec<String> = built.published.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(dropped_attributes(built.dropped_attributes));
@@ -176,7 +191,8 @@ impl Images {
             ExportFormat::OciDirectory | ExportFormat::OciArchive => store::ExportFormat::Oci(LayerCompression::Gzip),
         };
         let target = File::from(target);
-        let written = watched(progress, |watch| self.store.export(image, format, &target, watch));
+        let cancelled = || progress.is_cancelled();
+        let written = watched(progress, &cancelled, |watch| self.store.export(image, format, &target, watch));
         written.map(|bytes| bytes.0).map_err(|error: ExportError| {
             let code = match &error.cause {
                 ExportCause::Cancelled(_) => ProblemCode::Cancelled,
@@ -195,7 +211,9 @@ impl Images {
     /// The comparison could not be done; damage is no error.
     pub(crate) fn verify(&self, image: &ImageId, progress: &Progress) -> Result<VerifyReport, Problem> {
         use store::VerifyError;
-        let report = watched(progress, |watch| self.store.verify(image, Timestamp::now(), watch)).map_err(|error| {
+        let cancelled = || progress.is_cancelled();
+        let compared = watched(progress, &cancelled, |watch| self.store.verify(image, Timestamp::now(), watch));
+        let report = compared.map_err(|error| {
             let code = match &error {
                 VerifyError::Unknown(_) => ProblemCode::NotFound,
                 VerifyError::Cancelled { .. } => ProblemCode::Cancelled,
@@ -343,8 +361,8 @@ fn dropped_attributes(number: u64) -> Option<String> {
     (number > 0).then(|| format!("{number} extended attributes that an image cannot hold were left out"))
 }
 
-/// Runs blocking work of the store with an operation's progress and cancellation.
-fn watched<T>(progress: &Progress, work: impl FnOnce(Watch<'_>) -> T) -> T {
+/// Runs blocking work of the store with an operation's progress, for as long as it is not `cancelled`.
+fn watched<T>(progress: &Progress, cancelled: &dyn Fn() -> bool, work: impl FnOnce(Watch<'_>) -> T) -> T {
     let report = |now: progress::Progress| {
         if let (Phase::Run, Some(steps)) = (now.phase, now.total) {
             // Commands are counted, not bytes.
@@ -359,7 +377,7 @@ fn watched<T>(progress: &Progress, work: impl FnOnce(Watch<'_>) -> T) -> T {
         };
         progress.report(phase, now.done.0, now.total.map(|total| total.0));
     };
-    work(Watch { progress: &report, cancelled: &|| progress.is_cancelled() })
+    work(Watch { progress: &report, cancelled })
 }
 
 fn import_code(error: &ImportError) -> ProblemCode {

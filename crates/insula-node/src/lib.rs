@@ -40,6 +40,7 @@ mod name_service;
 mod notify;
 mod operations;
 mod rights;
+mod room;
 mod settings;
 mod store;
 mod trial;

@@ -5,11 +5,13 @@ mod hostile;
 
 use std::ffi::OsStr;
 
+use hostile::bombs::{Packer, bomb};
 use hostile::corpus::{Archive, without};
 use hostile::disk::SmallDisk;
+use hostile::oci::Layout;
 use hostile::words::{FIELDS, HOSTILE, OPTIONS};
 use hostile::{http, words};
-use insula_testkit::{Leftovers, Node, archive, eventually};
+use insula_testkit::{Leftovers, Node, NodeOptions, archive, eventually};
 
 /// What there is of a node but processes that are only just ending.
 fn seen(left: &Leftovers) -> String {
@@ -40,7 +42,7 @@ fn stored(node: &Node) -> Vec<String> {
 fn live_t13_hostile_archives_are_refused_by_name_and_leave_nothing() {
     let node = Node::start();
     let before = (stored(&node), seen(&node.on_host()));
-    for (what, bytes, expected) in hostile::corpus::refused() {
+    for (what, bytes, expected) in hostile::corpus::refused().into_iter().chain(hostile::oci::refused()) {
         let said = import(&node, "bad@1", &bytes).with_code(2).stderr;
         for word in [expected, "bad@1", "nothing of the image is left"] {
             assert!(said.contains(word), "{what}: `{word}` is not in: {said}");
@@ -50,6 +52,60 @@ fn live_t13_hostile_archives_are_refused_by_name_and_leave_nothing() {
     eventually("no process is left", || (seen(&node.on_host()) == before.1).then_some(()));
     assert_eq!(node.json(["image", "list"]).as_array().unwrap().len(), 0);
     assert!(import(&node, "good@1", &Archive::new().file("a", b"1").end()).code == 0);
+}
+
+#[test]
+fn live_t13_a_right_layout_is_taken_and_links_in_one_are_not_followed() {
+    let node = Node::start();
+    let layout = Layout::with(|_| {});
+    assert_eq!(import(&node, "right@1", &layout.archive()).code, 0);
+    let directory = node.directory().join("layout");
+    std::fs::create_dir_all(directory.join("blobs/sha256")).unwrap();
+    for (name, bytes) in layout.files() {
+        std::fs::write(directory.join(name), bytes).unwrap();
+    }
+    let outside = node.directory().join("outside");
+    std::fs::rename(directory.join(Layout::layer_file()), &outside).unwrap();
+    std::os::unix::fs::symlink(&outside, directory.join(Layout::layer_file())).unwrap();
+    let before = stored(&node);
+    let words = ["image", "import", "linked@1", directory.to_str().unwrap()];
+    let said = node.fails(2, words);
+    assert!(said.contains("linked@1") && said.contains(&Layout::layer_file()), "{said}");
+    assert_eq!(stored(&node), before);
+}
+
+#[test]
+fn live_t13_bombs_go_off_early_and_leave_nothing() {
+    let node = Node::start();
+    let before = stored(&node);
+    for packer in [Packer::Gzip, Packer::Zstd] {
+        let said = import(&node, "bomb@1", &bomb(packer, 0, 4 << 10)).with_code(2).stderr;
+        for word in ["bomb@1", "expands to more than 200 times its size", "nothing of the image is left"] {
+            assert!(said.contains(word), "{packer:?}: `{word}` is not in: {said}");
+        }
+        assert_eq!(stored(&node), before, "{packer:?}");
+    }
+}
+
+#[test]
+fn live_t13_what_would_take_the_room_that_is_kept_is_refused_by_name_and_leaves_nothing() {
+    let mut node = Node::start();
+    let disk = SmallDisk::under(&mut node, 64);
+    let (before, free) = (stored(&node), disk.free());
+    for packer in [Packer::Gzip, Packer::Zstd] {
+        let said = import(&node, "bomb@1", &bomb(packer, 1, 512)).with_code(6).stderr;
+        for word in ["bomb@1", "nothing of it is left", "capacity.disk_reserve"] {
+            assert!(said.contains(word), "{packer:?}: `{word}` is not in: {said}");
+        }
+        assert_eq!(stored(&node), before, "{packer:?}");
+        eventually("the room is free again", || (disk.free() + (1 << 20) > free).then_some(()));
+    }
+    let _filler = disk.fill(8 << 20);
+    let said = import(&node, "late@1", &Archive::new().file("a", b"1").end()).with_code(6).stderr;
+    assert!(said.contains("late@1") && said.contains("disk: ") && said.contains("16MiB are kept"), "{said}");
+    node.stop_daemon();
+    drop(disk);
+    node.start_daemon();
 }
 
 #[test]
@@ -305,7 +361,9 @@ fn noise(length: u32) -> Vec<u8> {
 
 #[test]
 fn live_an_import_onto_a_full_disk_is_refused_by_name_wherever_it_runs_out() {
-    let mut node = Node::start();
+    // Nothing is kept free, so that the disk itself says no.
+    let config = "[capacity]\ndisk_reserve = \"0\"\n".to_owned();
+    let mut node = Node::start_with(&NodeOptions { config });
     let disk = SmallDisk::under(&mut node, 24);
     let small = Archive::new().file("usr/share/data", &noise(300_000)).end();
     let kept = import(&node, "kept@1", &small);

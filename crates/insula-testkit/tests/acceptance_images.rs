@@ -175,6 +175,28 @@ fn live_a01_a_failing_command_fails_the_build_with_its_step_code_and_last_words(
 }
 
 #[test]
+fn live_a01_a_command_that_takes_too_long_or_too_much_is_ended_by_name() {
+    let node = Node::start();
+    let keeps_on = "[[run]]\nshell = \"true\"\n[[run]]\nshell = \"sleep 1000 & sleep 1000\"\ntimeout_ms = 1500\n";
+    let said = node.fails(1, ["image", "build", recipe(&node, "1", keeps_on).to_str().unwrap()]);
+    for word in ["small@1", "step 2 of 2", "`sleep 1000 & sleep 1000` was ended after 1.5s", "timeout_ms"] {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+    assert_no_operation_left(&node);
+    // The one is seen while it writes, the other has ended before anybody looked.
+    let fills = "while :; do head -c 1000000 /dev/urandom >> /usr/large; sleep 0.05; done";
+    for script in [fills, "head -c 20000000 /dev/urandom > /usr/large; sync"] {
+        let text = format!("layer_size_max = \"8MiB\"\n[[run]]\nshell = '{script}'\n");
+        let said = node.fails(1, ["image", "build", recipe(&node, "1", &text).to_str().unwrap()]);
+        for word in ["small@1", "step 1 of 1", "above 8MiB; raise layer_size_max"] {
+            assert!(said.contains(word), "`{word}` is not in: {said}");
+        }
+        assert_no_operation_left(&node);
+    }
+    assert_eq!(node.json(["image", "list"]).as_array().unwrap().len(), 0);
+}
+
+#[test]
 fn live_a01_commands_of_a_recipe_are_isolated_like_a_container() {
     let node = Node::start();
     let mark = node.directory().join("of-the-host");

@@ -2,14 +2,18 @@
 //! bounded.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use insula_model::Sha256Digest;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
+use super::read_ahead::{ReadAhead, SharedHash, feed};
 use super::tar_reader::{ReadArchiveCause, ReadArchiveError};
 use crate::draft::TreeLimits;
+use crate::progress::{Phase, Watch, WatchedReader};
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,45 +66,49 @@ impl fmt::Debug for DecodedStream<'_> {
 
 /// What was read of an archive's own bytes, shared with the stream that reads them.
 #[derive(Debug, Clone)]
-pub struct InputTotals(Arc<Mutex<Totals>>);
-
-#[derive(Debug)]
-struct Totals {
-    bytes: u64,
-    hash: Sha256,
+pub struct InputTotals {
+    bytes: Arc<AtomicU64>,
+    hash: SharedHash,
 }
 
 impl InputTotals {
-    fn with<T>(&self, act: impl FnOnce(&mut Totals) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Bytes read so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.with(|totals| totals.bytes)
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Digest of the bytes read so far: of the whole archive once the stream has ended.
+    /// Digest of the whole archive, once the stream has ended.
     #[must_use]
     pub fn sha256(&self) -> Sha256Digest {
-        self.with(|totals| Sha256Digest(totals.hash.clone().finalize().into()))
+        Sha256Digest(self.hash.lock().unwrap_or_else(PoisonError::into_inner).clone().finalize().into())
     }
 }
 
-/// Input that is counted and hashed as it goes by.
+/// Input that is counted as it goes by.
 struct Counted<R> {
     input: R,
-    totals: InputTotals,
+    bytes: Arc<AtomicU64>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        self.totals.with(|totals| {
-            totals.bytes += u64::try_from(count).unwrap_or(u64::MAX);
-            totals.hash.update(&buffer[..count]);
-        });
+        self.bytes.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Input that is hashed as it goes by.
+struct Hashed<R> {
+    input: R,
+    hash: SharedHash,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        feed(&self.hash, &buffer[..count]);
         Ok(count)
     }
 }
@@ -112,9 +120,33 @@ impl<'input> DecodedStream<'input> {
     ///
     /// The archive is empty, unreadable, or of a format that is not taken.
     pub fn open(input: impl Read + 'input, limits: &TreeLimits) -> Result<Self, ReadArchiveError> {
+        let hash = SharedHash::default();
+        Self::open_hashed(Hashed { input, hash: hash.clone() }, hash, limits)
+    }
+
+    /// The same for a file, which is read from its cursor on and hashed by a thread of its own, and watched; `total` are
+    /// its bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; or the thread cannot be started.
+    pub(crate) fn open_ahead(
+        file: File,
+        total: Option<u64>,
+        limits: &TreeLimits,
+        watch: Watch<'input>,
+    ) -> Result<Self, ReadArchiveError> {
+        let refuse = |error| ReadArchiveError { entry: None, offset: 0, cause: ReadArchiveCause::Read(error) };
+        let ahead = ReadAhead::start(file, watch).map_err(refuse)?;
+        let hash = ahead.hash();
+        Self::open_hashed(WatchedReader::new(ahead, watch, Phase::Import, total), hash, limits)
+    }
+
+    /// `hash` is of what comes out of `input`.
+    fn open_hashed(input: impl Read + 'input, hash: SharedHash, limits: &TreeLimits) -> Result<Self, ReadArchiveError> {
         let refuse = |cause| ReadArchiveError { entry: None, offset: 0, cause };
-        let totals = InputTotals(Arc::new(Mutex::new(Totals { bytes: 0, hash: Sha256::new() })));
-        let mut input = Counted { input, totals: totals.clone() };
+        let totals = InputTotals { bytes: Arc::default(), hash };
+        let mut input = Counted { input, bytes: totals.bytes.clone() };
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
         input
             .by_ref()

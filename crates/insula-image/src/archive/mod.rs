@@ -15,6 +15,7 @@ mod compression;
 mod directory;
 mod numbers;
 mod pax;
+mod read_ahead;
 mod sparse;
 mod tar_reader;
 mod tar_writer;

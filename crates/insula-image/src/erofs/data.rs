@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ written to the image ──▶ hasher (thread)
-//!                    ▲                                                                    │
+//!                    ▲                                               │                    │
 //!                    └──────────── emptied buffers, digests of the files in them ─────────┘
+//!                                                                    └──▶ writeback (thread)
 //! ```
 //!
 //! Hashing takes about as long as reading and writing together, so it has a thread of its own. The number of buffers
-//! bounds both the memory and how far the hasher lags behind.
+//! bounds both the memory and how far the hasher lags behind. The disk begins to write while contents still come, so
+//! that the flush at the end, which nobody can do without, finds little left.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use insula_kernel::page_cache::begin_writeback;
 use insula_model::Sha256Digest;
 use sha2::{Digest, Sha256};
 
@@ -34,6 +37,8 @@ const CHUNK_BITS_MIN: u8 = 16;
 const CHUNKS_MAX: u64 = 4096;
 /// A buffer with more zeros than this goes to the hasher though it is not full.
 const ZEROS_MAX: usize = 16 << 20;
+/// Bytes that go to the disk at once: few requests, each of a length that disks like.
+const WRITEBACK_BYTES: u64 = 8 << 20;
 /// Blocks have addresses of 32 bits, the highest one means a hole.
 const BLOCKS_MAX: u64 = 0xFFFF_FFF0;
 
@@ -81,6 +86,7 @@ pub(super) struct DataWriter {
     free_buffers: Receiver<Buffer>,
     hasher: Option<(SyncSender<Buffer>, JoinHandle<()>)>,
     digests: Vec<FileDigest>,
+    writeback: Writeback,
 }
 
 impl std::fmt::Debug for DataWriter {
@@ -97,6 +103,7 @@ impl DataWriter {
         let thread = std::thread::Builder::new()
             .name("image-hasher".to_owned())
             .spawn(move || hash_buffers(&full_buffers, &to_writer))?;
+        let writeback = Writeback::start(image.try_clone()?)?;
         let mut writer = Self {
             image,
             offset: BLOCK_BYTES,
@@ -104,6 +111,7 @@ impl DataWriter {
             free_buffers,
             hasher: Some((to_hasher, thread)),
             digests: Vec::new(),
+            writeback,
         };
         // The first of the others are hashed at once, empty, and come back as free ones.
         for _ in 1..BUFFERS {
@@ -215,6 +223,7 @@ impl DataWriter {
         let filled = self.buffer.filled;
         self.image.write_all_at(&self.buffer.bytes[..filled], self.offset)?;
         self.offset += u64::try_from(filled).expect("at most 1 MiB");
+        self.writeback.reach(self.offset);
         let mut next = self.free_buffers.recv().expect("the hasher gives every buffer back");
         self.digests.append(&mut next.digests);
         std::mem::swap(&mut self.buffer, &mut next);
@@ -234,6 +243,35 @@ impl DataWriter {
             std::panic::resume_unwind(panic);
         }
         Ok((self.image, self.offset, self.digests))
+    }
+}
+
+/// Begins to write to the disk what the image file got, in a thread of its own: that waits when the disk is busy.
+struct Writeback {
+    ends: SyncSender<u64>,
+    told: u64,
+}
+
+impl Writeback {
+    fn start(image: File) -> io::Result<Self> {
+        let (ends, reached) = sync_channel(1);
+        std::thread::Builder::new().name("image-writeback".to_owned()).spawn(move || {
+            let mut begun = 0;
+            for end in reached {
+                // What keeps the disk from writing is heard when the image is flushed.
+                let _ = begin_writeback(&image, begun, end - begun);
+                begun = end;
+            }
+        })?;
+        Ok(Self { ends, told: 0 })
+    }
+
+    /// The file was written up to `end`.
+    fn reach(&mut self, end: u64) {
+        // While the disk is busy nothing is said: the next word covers what this one would.
+        if end - self.told >= WRITEBACK_BYTES && self.ends.try_send(end).is_ok() {
+            self.told = end;
+        }
     }
 }
 

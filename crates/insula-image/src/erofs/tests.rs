@@ -62,16 +62,20 @@ fn link(target: &str) -> NewKind {
     NewKind::HardLink(ImagePath::parse(target).unwrap())
 }
 
+fn bytes_of(image: &WrittenImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut file = image.file.try_clone().unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 fn assert_oracles_agree(image: &WrittenImage, path: &std::path::Path) {
     let reader = ErofsReader::open(image.file.try_clone().unwrap()).unwrap();
     assert_eq!(reader.tree(ENTRIES_MAX).unwrap(), image.tree);
     assert_eq!((reader.bytes(), reader.metadata_offset()), (image.bytes, image.metadata_offset));
     assert_eq!(image.file.metadata().unwrap().len(), image.bytes);
-    let mut bytes = Vec::new();
-    let mut file = image.file.try_clone().unwrap();
-    file.seek(SeekFrom::Start(0)).unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    assert_eq!(image.sha256, crate::manifest::digest_of(&bytes));
+    let bytes = bytes_of(image);
     let offset = usize::try_from(image.metadata_offset).unwrap();
     let mut region = Vec::new();
     let made_anew = write_metadata(&image.tree, image.metadata_offset, &mut region).unwrap();
@@ -192,8 +196,8 @@ fn order_of_arrival_changes_the_image_but_not_the_tree() {
     again.file("a", b"first").file("b", b"second").add("c", link("a"));
     let ((forward, _f), (backward, _b), (again, _a)) = (forward.finish(), backward.finish(), again.finish());
     assert_eq!(forward.tree.digest(), backward.tree.digest());
-    assert_ne!(forward.sha256, backward.sha256);
-    assert_eq!(forward.sha256, again.sha256);
+    assert!(bytes_of(&forward) != bytes_of(&backward));
+    assert!(bytes_of(&forward) == bytes_of(&again));
 }
 
 #[test]

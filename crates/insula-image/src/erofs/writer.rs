@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use insula_model::Sha256Digest;
-use sha2::{Digest, Sha256};
 
 use super::data::{ContentError, DataWriter};
 use super::metadata::{WriteMetadataError, write_metadata};
@@ -26,15 +25,13 @@ pub struct ImageWriter {
     is_broken: bool,
 }
 
-/// A finished image.
+/// A finished image. Its disk may not have all of it yet, and nobody has read it as a whole: who publishes it does.
 #[derive(Debug)]
 pub struct WrittenImage {
-    /// The image, flushed to its disk.
+    /// The image.
     pub file: File,
     /// What is in it.
     pub tree: ImageTree,
-    /// SHA-256 of the whole file.
-    pub sha256: Sha256Digest,
     /// Bytes of the file.
     pub bytes: u64,
     /// Where the metadata region begins; it ends with the file.
@@ -44,12 +41,12 @@ pub struct WrittenImage {
 }
 
 impl WrittenImage {
-    /// What a manifest says about the file.
+    /// What a manifest says about the file, once the digest of all its bytes is known.
     #[must_use]
-    pub fn image_file(&self) -> ImageFile {
+    pub fn image_file(&self, sha256: Sha256Digest) -> ImageFile {
         ImageFile {
             bytes: self.bytes,
-            sha256: self.sha256,
+            sha256,
             metadata_offset: self.metadata_offset,
             metadata_sha256: self.metadata_sha256,
         }
@@ -113,9 +110,6 @@ pub enum WriteImageError {
     /// The image file could not be written: most often a full disk.
     #[error("write to the image file")]
     Write(#[source] io::Error),
-    /// The image file could not be read back.
-    #[error("read the image file back")]
-    ReadBack(#[source] io::Error),
 }
 
 impl ImageWriter {
@@ -165,8 +159,7 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Writes metadata and superblock and flushes the file to its disk; meanwhile the file is read once more for
-    /// its digest, which the superblock, first in the file and known last, keeps from being taken on the way.
+    /// Writes metadata and superblock.
     ///
     /// # Errors
     ///
@@ -184,15 +177,7 @@ impl ImageWriter {
         let metadata = write_metadata(&tree, metadata_offset, &mut region)?;
         file.write_all_at(&metadata.first_block, 0).map_err(WriteImageError::Write)?;
         let bytes = metadata_offset + metadata.region_bytes;
-        let sha256 = std::thread::scope(|scope| {
-            let hashing = scope.spawn(|| digest_of(&file, bytes));
-            file.sync_all().map_err(WriteImageError::Write)?;
-            match hashing.join() {
-                Ok(digest) => digest.map_err(WriteImageError::ReadBack),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })?;
-        Ok(WrittenImage { file, tree, sha256, bytes, metadata_offset, metadata_sha256: metadata.digest })
+        Ok(WrittenImage { file, tree, bytes, metadata_offset, metadata_sha256: metadata.digest })
     }
 }
 
@@ -212,18 +197,4 @@ impl Write for AtOffset<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Digest of the first `bytes` bytes of a file.
-fn digest_of(file: &File, bytes: u64) -> io::Result<Sha256Digest> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut offset = 0;
-    while offset < bytes {
-        let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(buffer.len());
-        file.read_exact_at(&mut buffer[..length], offset)?;
-        hash.update(&buffer[..length]);
-        offset += u64::try_from(length).map_err(io::Error::other)?;
-    }
-    Ok(Sha256Digest(hash.finalize().into()))
 }

@@ -3,6 +3,8 @@
 use insula_model::{HealthCheck, Signal};
 use proptest::prelude::*;
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::attributes::{Attributes, Device, Mtime};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
@@ -38,6 +40,8 @@ fn golden_image() -> WrittenImage {
 
 fn golden_manifest() -> Manifest {
     let image = golden_image();
+    let mut bytes = vec![0; usize::try_from(image.bytes).unwrap()];
+    image.file.read_exact_at(&mut bytes, 0).unwrap();
     let mut config =
         ImageConfig { cmd: vec!["/bin/sh".to_owned()], init: Some("/sbin/init".to_owned()), ..ImageConfig::default() };
     config.env.insert("PATH".to_owned(), "/usr/bin".to_owned());
@@ -57,7 +61,7 @@ fn golden_manifest() -> Manifest {
     }];
     Manifest {
         id: "debian@12".parse().unwrap(),
-        file: image.image_file(),
+        file: image.image_file(digest_of(&bytes)),
         provenance: Provenance {
             archive: Some(Sha256Digest([1; 32])),
             recipe: None,

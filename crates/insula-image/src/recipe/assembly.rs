@@ -13,7 +13,7 @@ use super::build::BuildCause;
 use super::normalise::Normaliser;
 use super::packages::{DPKG_STATUS, DPKG_STATUS_BYTES_MAX, parse_dpkg_status};
 use super::parse::{FileContent, FileEntry, Recipe};
-use crate::archive::{EntryFilter, Verdict, add_filtered, walk_directory};
+use crate::archive::{EntryFilter, add_filtered, walk_directory};
 use crate::attributes::{Attributes, Mtime};
 use crate::draft::{NewEntry, NewKind};
 use crate::erofs::{AddEntryError, ImageWriter};
@@ -108,29 +108,16 @@ impl Assembly {
         Ok(())
     }
 
-    /// Adds everything in a directory. Gives the number of extended attributes that an image cannot hold.
+    /// Adds everything in a directory; what a recipe would replace is not looked for. Gives the number of extended
+    /// attributes that an image cannot hold.
     pub(super) fn add_directory(&mut self, root: BorrowedFd<'_>) -> Result<u64, BuildCause> {
         // The walk lends the writer and the filter at once; the rest of this is beside them meanwhile.
-        let Self { writer, normaliser, .. } = self;
-        let (replaced, takes_accounts) = (&self.replaced, self.takes_accounts);
-        let (has_systemd, accounts) = (&mut self.has_systemd, &mut self.accounts);
+        let Self { writer, normaliser, has_systemd, .. } = self;
         let mut filter = |path: &ImagePath, entry: &mut NewEntry| {
             *has_systemd |= SYSTEMD_PROGRAMS.contains(&path.as_bytes());
-            if replaced.contains(path) && entry.kind != NewKind::Directory {
-                return Verdict::LeaveOut;
-            }
-            let account = ACCOUNT_FILES.iter().position(|file| file.as_bytes() == path.as_bytes());
-            if let Some(index) = account.filter(|_| takes_accounts && matches!(entry.kind, NewKind::File { .. })) {
-                accounts.insert(index, (entry.attributes.clone(), Vec::new()));
-                return Verdict::LeaveOut;
-            }
             normaliser.decide(path, entry)
         };
         let report = walk_directory(root, writer, &mut filter)?;
-        for (index, (_, content)) in &mut self.accounts {
-            let file = ACCOUNT_FILES[*index];
-            *content = read_beneath(root, file, ACCOUNT_FILE_BYTES_MAX)?;
-        }
         match read_beneath(root, DPKG_STATUS, DPKG_STATUS_BYTES_MAX) {
             Ok(status) => self.dpkg_status = status,
             Err(BuildCause::Source { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}

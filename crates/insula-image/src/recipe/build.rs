@@ -15,7 +15,7 @@ use super::debian::{Bootstrap, BootstrapError};
 use super::lock::{LockMismatch, PackageLock};
 use super::parse::{Base, Recipe};
 use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
-use crate::archive::{DecodedStream, ReadArchiveError, TarEntry, TarReader, WalkError};
+use crate::archive::WalkError;
 use crate::attributes::Attributes;
 use crate::convert::{Conversion, ConversionOrder, Convert, ConvertError, Converted, add_missing_places, manifest_of};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
@@ -23,7 +23,7 @@ use crate::erofs::{AddEntryError, ContentReader, ImageWriter, WriteImageError, W
 use crate::manifest::{Manifest, Package, Provenance};
 use crate::mount_target::{MountTargetProblem, mount_target_problems};
 use crate::path::{ImagePath, ImagePathError};
-use crate::progress::{Cancelled, Phase, Watch};
+use crate::progress::{Cancelled, Phase, Progress, Watch};
 use crate::store::{
     BeginError, Incoming, OpenForMountError, PublishError, Published, ReadManifestError, Store, StoreFileError,
 };
@@ -38,7 +38,7 @@ pub struct BuildRequest<'caller> {
     pub directory: &'caller Path,
     /// Bounds on the root.
     pub limits: TreeLimits,
-    /// Who reads a base that comes as an archive.
+    /// Who reads a base that others made: an archive or a directory.
     pub converter: &'caller dyn Convert,
     /// The packages that it is to have, no more and no less.
     pub lock: Option<&'caller PackageLock>,
@@ -84,13 +84,10 @@ pub enum BuildCause {
     /// The base image is damaged.
     #[error(transparent)]
     BaseImage(#[from] OpenForMountError),
-    /// The base archive is at fault.
-    #[error(transparent)]
-    Archive(#[from] ReadArchiveError),
-    /// The base archive is at fault, or whoever converts it failed.
+    /// The base archive or directory is at fault, or whoever converts it failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// The directory cannot be a root.
+    /// What the commands left cannot be an image.
     #[error(transparent)]
     Walk(#[from] WalkError),
     /// A file that the recipe names, or one of the base that a build reads.
@@ -234,8 +231,9 @@ impl Build<'_> {
         if let Some(problem) = mount_target_problems(&manifest.tree, &manifest.mount_plan).into_iter().next() {
             return Err(problem.into());
         }
-        let published = self.store.publish(incoming, &manifest, self.now, self.watch)?;
-        Ok(Built { published, packages: manifest.provenance.packages.len(), dropped_attributes })
+        let packages = manifest.provenance.packages.len();
+        let published = self.store.publish(incoming, manifest, self.now, self.watch)?;
+        Ok(Built { published, packages, dropped_attributes })
     }
 
     fn manifest(
@@ -258,25 +256,23 @@ impl Build<'_> {
         match &self.recipe().base {
             Base::Debian(base) => {
                 let inputs = (self.recipe().source_date_epoch, self.request.lock);
-                let mut bootstrap = Bootstrap::start(base, inputs, &incoming.work_dir(), self.watch)?;
-                let read = self.add_tar(assembly, &mut bootstrap);
+                let bootstrap = Bootstrap::start(base, inputs, &incoming.work_dir())?;
+                let archive = bootstrap.archive().map_err(BootstrapError::Run)?;
+                let read = self.add_foreign(assembly, incoming, archive, Phase::Bootstrap);
                 // Its own words come before what a broken-off archive looks like; after anything else it is stopped.
                 match read {
                     Ok(facts) => bootstrap.finish().map(|()| facts).map_err(BuildCause::from),
-                    Err(error @ BuildCause::Archive(_)) if !self.watch.is_cancelled() => {
+                    Err(BuildCause::Convert(error)) if error.is_of_the_source() && !self.watch.is_cancelled() => {
                         bootstrap.finish()?;
-                        Err(error)
+                        Err(error.into())
                     }
                     Err(error) => Err(error),
                 }
             }
-            Base::Directory(path) => {
-                self.watch.report(Phase::Import, 0, None)?;
-                let root = self.open_source(Path::new(path))?;
-                let dropped_attributes = assembly.add_directory(root.as_fd())?;
-                Ok(BaseFacts { dropped_attributes, ..BaseFacts::default() })
+            Base::Directory(path) | Base::Tar(path) => {
+                let source = self.open_source(Path::new(path))?;
+                self.add_foreign(assembly, incoming, source, Phase::Import)
             }
-            Base::Tar(path) => self.add_archive(assembly, incoming, self.open_source(Path::new(path))?),
             Base::Busybox(path) => {
                 add_busybox(assembly, Path::new(path))?;
                 Ok(BaseFacts::default())
@@ -285,19 +281,18 @@ impl Build<'_> {
         }
     }
 
-    fn add_tar(&self, assembly: &mut Assembly, archive: impl io::Read) -> Result<BaseFacts, BuildCause> {
-        let mut tar = TarReader::new(DecodedStream::open(archive, &self.request.limits)?);
-        while let Some(TarEntry { path, entry }) = tar.next_entry()? {
-            assembly.add(path, entry, &mut tar.content())?;
-        }
-        Ok(BaseFacts { dropped_attributes: tar.dropped_attributes(), ..BaseFacts::default() })
-    }
-
-    /// Adds what a foreign archive holds. It is made an image first, by whoever may read foreign bytes, and only that
-    /// image is read here: one more write of the base, for a parser less in this process.
-    fn add_archive(&self, assembly: &mut Assembly, incoming: &Incoming, source: File) -> Result<BaseFacts, BuildCause> {
+    /// Adds what a foreign archive or directory holds. It is made an image first, by whoever may read foreign bytes, and
+    /// only that image is read here: one more write of the base, for a parser less in this process.
+    fn add_foreign(
+        &self,
+        assembly: &mut Assembly,
+        incoming: &Incoming,
+        source: File,
+        phase: Phase,
+    ) -> Result<BaseFacts, BuildCause> {
+        self.watch.report(phase, 0, None)?;
         let file = incoming.create_work_file("base.erofs")?;
-        let image = file.try_clone().map_err(WriteImageError::ReadBack)?;
+        let image = file.try_clone().map_err(WriteImageError::Write)?;
         let conversion = Conversion {
             id: self.recipe().id.clone(),
             source,
@@ -310,7 +305,9 @@ impl Build<'_> {
                 reference: None,
             },
         };
-        let Converted { manifest, dropped_attributes } = self.request.converter.convert(conversion, self.watch)?;
+        let progress = |progress: Progress| (self.watch.progress)(Progress { phase, ..progress });
+        let watch = Watch { progress: &progress, cancelled: self.watch.cancelled };
+        let Converted { manifest, dropped_attributes } = self.request.converter.convert(conversion, watch)?;
         self.add_tree(assembly, &manifest.tree, &image)?;
         let (config, mount_plan) = (Some(manifest.config), Some(manifest.mount_plan));
         Ok(BaseFacts { config, mount_plan, packages: Vec::new(), dropped_attributes })
@@ -371,7 +368,8 @@ impl Build<'_> {
             let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(dir, open).map_err(StoreFileError::on("set the mode of", dir))?;
         }
-        let root = UnfinishedRoot { image: &image, layer: &layer, env: &config.env };
+        let layer_bytes_max = self.recipe().layer_size_max;
+        let root = UnfinishedRoot { image: &image, layer: &layer, env: &config.env, layer_bytes_max };
         let steps = &self.recipe().run;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (number, step) in steps.iter().enumerate() {

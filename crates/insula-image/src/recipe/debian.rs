@@ -4,18 +4,17 @@
 //! the host runs another one. Sources of others on the host (no component `main`) do not get into images.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use serde::Serialize;
 
 use super::lock::PackageLock;
 use super::parse::RecipeValueError;
-use crate::progress::{Phase, Watch};
 
 /// A Debian suite and what is added to and taken from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -246,28 +245,22 @@ fn arguments(base: &DebianBase, sources: Vec<String>, lock: Option<&PackageLock>
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a failed program's messages that are shown.
 const MESSAGE_BYTES: usize = 2048;
-/// Nanoseconds without a byte of the archive after which the build looks around.
-const SILENCE_NS: i64 = 500_000_000;
-
-/// A running mmdebstrap: its archive is read from this.
+/// A running mmdebstrap.
 #[derive(Debug)]
-pub(super) struct Bootstrap<'build> {
+pub(super) struct Bootstrap {
     child: Child,
     archive: ChildStdout,
-    watch: Watch<'build>,
-    done: u64,
     messages: Option<JoinHandle<VecDeque<u8>>>,
     ended: bool,
 }
 
-impl<'build> Bootstrap<'build> {
+impl Bootstrap {
     /// Starts it. `scratch` is a directory for what it unpacks; the archive's times end at `epoch`. With a lock, apt
     /// prefers its versions to all others; whether they were there shows what is installed.
     pub(super) fn start(
         base: &DebianBase,
         (epoch, lock): (u64, Option<&PackageLock>),
         scratch: &Path,
-        watch: Watch<'build>,
     ) -> Result<Self, BootstrapError> {
         let sources = source_lines(&host_sources(), base, host_suite().as_deref());
         if !PATH.split(':').any(|folder| Path::new(folder).join("mmdebstrap").is_file()) {
@@ -307,11 +300,17 @@ impl<'build> Bootstrap<'build> {
             }
             tail
         });
-        Ok(Self { child, archive, watch, done: 0, messages: Some(messages), ended: false })
+        Ok(Self { child, archive, messages: Some(messages), ended: false })
+    }
+
+    /// Where its archive comes out. It is silent for as long as it downloads and installs.
+    pub(super) fn archive(&self) -> io::Result<File> {
+        Ok(self.archive.as_fd().try_clone_to_owned()?.into())
     }
 
     /// Waits for its end after the archive was read, and says whether the archive is good.
     pub(super) fn finish(mut self) -> Result<(), BootstrapError> {
+        // What is left of an archive that was refused: with its pipe closed it would say that it cannot write.
         io::copy(&mut self.archive, &mut io::sink()).map_err(BootstrapError::Run)?;
         let status = self.child.wait().map_err(BootstrapError::Run)?;
         self.ended = true;
@@ -324,27 +323,7 @@ impl<'build> Bootstrap<'build> {
     }
 }
 
-impl Read for Bootstrap<'_> {
-    /// Between two looks at whether the build was cancelled lies half a second at most: the program is silent for as
-    /// long as it downloads and installs.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.watch.report(Phase::Bootstrap, self.done, None).map_err(io::Error::other)?;
-            let timeout = Timespec { tv_sec: 0, tv_nsec: SILENCE_NS };
-            match poll(&mut [PollFd::new(&self.archive, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => {
-                    let got = self.archive.read(buffer)?;
-                    self.done += u64::try_from(got).map_err(io::Error::other)?;
-                    return Ok(got);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Bootstrap<'_> {
+impl Drop for Bootstrap {
     /// A build that ends early ends the program with everything that it started.
     fn drop(&mut self) {
         if self.ended {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::accounts::User;
+use super::bounds;
 use super::debian::{DebianBase, check_component, check_mirror, check_package, check_suite, check_variant};
 use super::run::{NetworkAccess, RunStep, SHELL};
 use crate::mount_target::{MountPlanError, check_mount_plan};
@@ -41,6 +42,9 @@ pub struct Recipe {
     /// it is no part of the digest.
     #[serde(skip)]
     pub lock: Option<String>,
+    /// Most bytes that the commands together may write. Not part of the digest, as all bounds.
+    #[serde(skip)]
+    pub layer_size_max: Bytes,
 }
 
 /// What an image begins with.
@@ -166,6 +170,9 @@ pub enum RecipeValueError {
     /// A NUL byte or a line break where none can be.
     #[error("it holds a NUL byte, a line break or a colon")]
     Control,
+    /// A bound that nothing keeps.
+    #[error("it is 0; leave it out for the default")]
+    Zero,
     /// Bits that are no permissions.
     #[error("{given:#o} is no mode; use 0o000 to 0o7777")]
     Mode {
@@ -219,6 +226,7 @@ struct RawRecipe {
     places: Option<Vec<RawPlace>>,
     source_date_epoch: Option<u64>,
     lock: Option<String>,
+    layer_size_max: Option<Bytes>,
 }
 
 #[derive(Deserialize)]
@@ -257,6 +265,7 @@ struct RawRun {
     command: Option<Vec<String>>,
     #[serde(default)]
     network: bool,
+    timeout_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -326,6 +335,7 @@ impl Recipe {
             mount_plan: raw.places.map(convert_places).transpose()?,
             source_date_epoch: raw.source_date_epoch.unwrap_or(EPOCH_DEFAULT),
             lock: raw.lock.map(|file| beneath("lock", file)).transpose()?,
+            layer_size_max: bounds::layer_size(raw.layer_size_max).map_err(|zero| refuse("layer_size_max", zero))?,
         })
     }
 
@@ -516,7 +526,9 @@ fn convert_run(raw: Vec<RawRun>) -> Result<Vec<RunStep>, ParseRecipeError> {
             return Err(refuse(format!("run[{index}]"), RecipeValueError::Empty));
         }
         let network = if step.network { NetworkAccess::Outside } else { NetworkAccess::None };
-        Ok(RunStep { command, network })
+        let timeout = bounds::timeout(step.timeout_ms);
+        let timeout = timeout.map_err(|zero| refuse(format!("run[{index}].timeout_ms"), zero))?;
+        Ok(RunStep { command, network, timeout })
     };
     raw.into_iter().enumerate().map(convert).collect()
 }
@@ -651,6 +663,23 @@ mod tests {
         assert_eq!(recipe.users[0].home, "/home/app");
         assert_eq!(recipe.mount_plan.unwrap().places[0].inodes, 12_800);
         assert_eq!(recipe.source_date_epoch, 1_700_000_000);
+    }
+
+    #[test]
+    fn bounds_have_defaults_are_not_nothing_and_leave_the_digest_alone() {
+        let step = "[[run]]\nshell = \"true\"\n";
+        let plain = after(step).unwrap();
+        assert_eq!((plain.run[0].timeout.as_secs(), plain.layer_size_max), (1_800, Bytes::mib(10_240)));
+        let bounded = Recipe::parse(&format!("layer_size_max = \"1MiB\"\n{SMALL}{step}timeout_ms = 5\n")).unwrap();
+        assert_eq!((bounded.run[0].timeout.as_millis(), bounded.layer_size_max), (5, Bytes::mib(1)));
+        assert_eq!(plain.digest(), bounded.digest());
+        for (refused, field) in [
+            (parse("layer_size_max = 0"), "layer_size_max: it is 0"),
+            (after(&format!("{step}timeout_ms = 0")), "run[0].timeout_ms: it is 0"),
+        ] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains(field), "{message}");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use insula_kernel::loop_device::{DeviceAccess, LoopDevice};
+use insula_model::Bytes;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -31,6 +33,9 @@ pub struct RunStep {
     pub command: Vec<String>,
     /// Whether it reaches the network.
     pub network: NetworkAccess,
+    /// Longest time that it may take. A bound does not change what is built, so it is not part of the recipe's digest.
+    #[serde(skip)]
+    pub timeout: Duration,
 }
 
 impl RunStep {
@@ -68,6 +73,8 @@ pub struct UnfinishedRoot<'build> {
     pub layer: &'build Path,
     /// Environment of the commands.
     pub env: &'build BTreeMap<String, String>,
+    /// Most bytes that the commands together may leave in the layer.
+    pub layer_bytes_max: Bytes,
 }
 
 /// A command could not be run or failed.
@@ -83,6 +90,36 @@ pub enum RunStepError {
         /// The end of what it wrote.
         output: String,
     },
+    /// It did not end in time, and was ended.
+    #[error("command `{}` was ended after {limit:?}; raise its timeout_ms", shown(command).escape_debug())]
+    TimedOut {
+        /// Command line.
+        command: Vec<String>,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// It wrote too much, or those before it had left too little; it was ended.
+    #[error(
+        "command `{}` brought what the commands have written to {found}, above {limit}; raise layer_size_max",
+        shown(command).escape_debug()
+    )]
+    LayerFull {
+        /// Command line.
+        command: Vec<String>,
+        /// What there was when it was looked at.
+        found: Bytes,
+        /// The bound.
+        limit: Bytes,
+    },
+    /// The disk filled up while it ran, and it was ended.
+    #[error("command `{}` was ended", shown(command).escape_debug())]
+    DiskFull {
+        /// Command line.
+        command: Vec<String>,
+        /// What is kept free, and what was.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The container could not be started, or its root not be read.
     #[error("run a command in the unfinished root")]
     Container(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -96,7 +133,7 @@ fn last_words(output: &str) -> String {
 
 /// Runs the commands of recipes in containers.
 pub trait CommandRunner {
-    /// Runs one command and waits for its end.
+    /// Runs one command and waits for its end, or ends it when it takes too long or too much of the disk.
     ///
     /// # Errors
     ///

@@ -130,7 +130,7 @@ impl Store {
             manifest.config = config;
         }
         let problems = mount_target_problems(&manifest.tree, &manifest.mount_plan);
-        let published = self.publish(incoming, &manifest, now, watch)?;
+        let published = self.publish(incoming, manifest, now, watch)?;
         Ok(Imported { published, problems, dropped_attributes })
     }
 }

@@ -22,9 +22,9 @@ use rustix::io::Errno;
 
 use super::index::{Entry, ImageInfo, SharedIndex};
 use super::medium::{
-    FileState, Immutability, StoreFileError, digest_from_medium, make_immutable, remove_tree, replace_file, sync_dir,
-    write_file,
+    FileState, Immutability, StoreFileError, make_immutable, remove_tree, replace_file, sync_dir, write_file,
 };
+use super::settle::settle;
 use super::stage::StageRecord;
 use super::{DEFAULT_FILE, IMAGE_FILE, MANIFEST_FILE, MANIFEST_JSON_FILE, STAGE_FILE, Store};
 use crate::manifest::{Manifest, digest_of};
@@ -201,7 +201,8 @@ impl Store {
         Ok((dir, file))
     }
 
-    /// Publishes a finished image: its file, written and named by `manifest`, is in `incoming`.
+    /// Publishes a finished image: its file, written and named by `manifest`, is in `incoming`. The file's digest is
+    /// found here; what the manifest says about it counts for nothing.
     ///
     /// Everything is flushed, read again from the disk and compared before the one rename that makes it visible.
     /// The first version of a name becomes its default.
@@ -212,7 +213,7 @@ impl Store {
     pub fn publish(
         &self,
         incoming: Incoming,
-        manifest: &Manifest,
+        mut manifest: Manifest,
         now: Timestamp,
         watch: Watch<'_>,
     ) -> Result<Published, PublishError> {
@@ -220,7 +221,9 @@ impl Store {
         debug_assert_eq!(manifest.id, id, "the manifest names the version that was begun");
         let failed = |source| PublishError::File { id: id.clone(), source };
         let dir = incoming.image_dir();
-        let digest = write_manifest(&dir, manifest).map_err(failed)?;
+        let sealed = seal_image_file(&dir, manifest.file.bytes, watch, &id)?;
+        manifest.file.sha256 = sealed.sha256;
+        let digest = write_manifest(&dir, &manifest).map_err(failed)?;
         let stage = self.signing.vouch(StageRecord::published(digest, now), &id);
         let path = dir.join(STAGE_FILE);
         write_file(&path, &stage.encode()).map_err(StoreFileError::on("write", &path)).map_err(failed)?;
@@ -230,16 +233,15 @@ impl Store {
         if digest_of(&read_back) != digest {
             return Err(PublishError::ReadBack { id, file: MANIFEST_FILE });
         }
-        let (state, immutability) = seal_image_file(&dir, manifest, watch, &id)?;
-        let checked = self.record_check(&dir, state).map_err(failed)?;
+        let checked = self.record_check(&dir, sealed.state).map_err(failed)?;
         sync_dir(&dir).map_err(failed)?;
 
         let _changing = self.changing();
         self.move_into_place(&dir, &id)?;
-        let info = Arc::new(ImageInfo::of(manifest, digest));
+        let info = Arc::new(ImageInfo::of(&manifest, digest));
         let signature = self.signing.judge(&stage, &info);
         self.index.insert(Entry { info: info.clone(), stage, signature, damage: None, checked: Some(checked) });
-        let warnings = match immutability {
+        let warnings = match sealed.immutability {
             Immutability::Immutable => Vec::new(),
             Immutability::Unavailable => vec![PublishWarning::NotImmutable],
         };
@@ -284,13 +286,15 @@ fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<Sha256Digest, Store
     Ok(digest_of(&encoded))
 }
 
+/// An image file that nobody writes to any more.
+struct Sealed {
+    sha256: Sha256Digest,
+    state: FileState,
+    immutability: Immutability,
+}
+
 /// Flushes the image file, compares what the disk holds, and closes it for writing.
-fn seal_image_file(
-    dir: &Path,
-    manifest: &Manifest,
-    watch: Watch<'_>,
-    id: &ImageId,
-) -> Result<(FileState, Immutability), PublishError> {
+fn seal_image_file(dir: &Path, expected: u64, watch: Watch<'_>, id: &ImageId) -> Result<Sealed, PublishError> {
     let path = dir.join(IMAGE_FILE);
     let failed = |action: &'static str| {
         let path = path.clone();
@@ -300,15 +304,15 @@ fn seal_image_file(
             None => PublishError::File { id, source: StoreFileError { action, path, source } },
         }
     };
+    let differs = || PublishError::ReadBack { id: id.clone(), file: IMAGE_FILE };
     let file = File::open(&path).map_err(failed("open"))?;
-    file.sync_all().map_err(failed("flush"))?;
     let bytes = file.metadata().map_err(failed("stat"))?.len();
-    let same_size = bytes == manifest.file.bytes;
-    if !same_size || digest_from_medium(&file, bytes, watch).map_err(failed("read"))? != manifest.file.sha256 {
-        return Err(PublishError::ReadBack { id: id.clone(), file: IMAGE_FILE });
+    if bytes != expected {
+        return Err(differs());
     }
+    let sha256 = settle(&path, &file, bytes, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
     file.set_permissions(Permissions::from_mode(0o400)).map_err(failed("set the mode of"))?;
     let immutability = make_immutable(&file).map_err(failed("set the immutable flag of"))?;
     let state = FileState::of(&file).map_err(failed("stat"))?;
-    Ok((state, immutability))
+    Ok(Sealed { sha256, state, immutability })
 }

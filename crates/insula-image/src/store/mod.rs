@@ -29,6 +29,7 @@ mod mount;
 mod open;
 mod remove;
 mod scrub;
+mod settle;
 mod signing;
 mod stage;
 mod usage;

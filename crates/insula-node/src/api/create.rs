@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::extract::{Body, Refusal};
-use crate::admission::check_disk;
 use crate::attach::Purpose;
 use crate::catalog::{Resolved, Strictness};
 use crate::container::driver::{self, Subject};
@@ -83,7 +82,7 @@ pub(crate) async fn create_container(
     let resolved = context.catalog.resolve(&request.spec.image, strictness)?;
     context.config.resolve(&request.spec)?;
     if !request.remove {
-        check_disk(&context.config.capacity, &context.config.state_dir)?;
+        context.images.room().check()?;
     }
     let id = ContainerId::from_uuid(Uuid::new_v4());
     let name = match request.name {

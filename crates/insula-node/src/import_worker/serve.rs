@@ -95,9 +95,7 @@ fn fault(error: &ConvertError) -> Fault {
     match error {
         _ if kinds.any(is_full) => Fault::DiskFull,
         ConvertError::Entry(error) if matches!(error.cause, AddEntryCause::Write(_)) => Fault::Machine,
-        ConvertError::Image(
-            WriteImageError::Write(_) | WriteImageError::ReadBack(_) | WriteImageError::Metadata(_),
-        )
+        ConvertError::Image(WriteImageError::Write(_) | WriteImageError::Metadata(_))
         | ConvertError::Cancelled(Cancelled) => Fault::Machine,
         _ => Fault::Source,
     }

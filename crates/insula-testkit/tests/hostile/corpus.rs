@@ -88,6 +88,11 @@ fn header(name: &str, kind: EntryType, size: u64) -> Header {
     header
 }
 
+/// The header of a file whose `bytes` bytes are to follow.
+pub(crate) fn begun(name: &str, bytes: u64) -> Vec<u8> {
+    Archive::new().put(header(name, EntryType::Regular, bytes), b"").0
+}
+
 /// Archives that are no images.
 pub(crate) fn refused() -> Vec<Hostile> {
     let new = Archive::new;
