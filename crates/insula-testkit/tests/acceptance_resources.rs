@@ -277,7 +277,10 @@ fn live_a_backup_taken_while_everything_runs_is_restored_into_an_empty_store() {
 
 #[test]
 fn live_nothing_new_is_taken_on_when_the_disk_reserve_is_touched() {
-    let node = node("[capacity]\ndisk_reserve = '1000TiB'\n");
+    let mut node = node("");
+    node.stop_daemon();
+    std::fs::write(node.directory().join("node.toml"), "[capacity]\ndisk_reserve = '1000TiB'\n").unwrap();
+    node.start_daemon();
     let said = node.fails(6, ["create", "--name", "c", "busybox", "true"]);
     assert!(said.contains("of space left") && said.contains("capacity.disk_reserve"), "{said}");
     assert_eq!(node.json(["list"]), serde_json::json!([]));
