@@ -313,7 +313,8 @@ fn live_a05_fifty_containers_have_one_copy_of_their_image_in_memory_and_on_disk(
     for number in 1..SHARERS {
         node.ok(["run", "-d", "--name", &format!("c{number}"), "busybox", "sleep", "1000"]);
     }
-    let grown = (blocks(&node.state_dir()) - before) / u64::from(SHARERS - 1);
+    // The daemon's own store shrinks now and then by more than all containers took.
+    let grown = blocks(&node.state_dir()).saturating_sub(before) / u64::from(SHARERS - 1);
     assert!(grown < 100_000, "each container took {grown} bytes of disk");
     let mut shared = 0;
     let mut copy = 0;
