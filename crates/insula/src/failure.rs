@@ -103,7 +103,10 @@ impl Failure {
     pub fn code(&self) -> Option<ProblemCode> {
         match self {
             Self::Client(ClientError::Refused(problem)) | Self::Operation(problem) => Some(problem.code),
-            Self::Client(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::Client(ClientError::Connect { source, .. })
+            | Self::Foreground(ForegroundError::Connect { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
                 Some(ProblemCode::Denied)
             }
             Self::Foreground(error) => error.code(),
@@ -142,12 +145,15 @@ impl Failure {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::Client(ClientError::Refused(problem)) | Self::Operation(problem) => problem.remedy.clone(),
-            Self::Client(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run it as root, or as a member of the group insula (which equals root)".to_owned())
-            }
-            Self::Client(ClientError::Connect { .. }) => Some(
-                "start a node with `insula node run`, or name its socket with --socket or INSULA_SOCKET".to_owned(),
-            ),
+            Self::Client(ClientError::Connect { source, .. })
+            | Self::Foreground(ForegroundError::Connect { source, .. }) => Some(match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "run it as root, or as a member of the group insula (which equals root)".to_owned()
+                }
+                _ => "start a node with `insula node run`, or name its socket with --socket or INSULA_SOCKET; the \
+                      attach socket lies beside it"
+                    .to_owned(),
+            }),
             Self::Client(ClientError::Connection { .. }) | Self::Stream(StreamError::Broken(_)) => Some(
                 "the node may have ended; its containers go on without it: look at its log, start it again".to_owned(),
             ),

@@ -40,7 +40,29 @@ pub(super) async fn create(
     Body(request): Body<CreateContainer>,
 ) -> Result<(StatusCode, Json<CreatedContainer>), Refusal> {
     let (attach, start) = (request.attach, request.start);
-    let (handle, resolved) = create_container(&context, request).await?;
+    let (handle, mut created) = create_and_tell(&context, request).await?;
+    if attach {
+        created.attach_token = Some(context.tokens.issue(Purpose::Start(handle.id))?);
+    } else if start && let Err(problem) = handle.ask(Ask::Start).await {
+        // As in the field: what could not be started stays, to be looked at, unless it was to go anyway.
+        if handle.snapshot().record.remove {
+            handle.ask(Ask::Delete(Force::Yes)).await.ok();
+        }
+        return Err(problem.into());
+    }
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Creates a container; what its creator is to be told.
+///
+/// # Errors
+///
+/// As for [`create_container`].
+pub(crate) async fn create_and_tell(
+    context: &Arc<Context>,
+    request: CreateContainer,
+) -> Result<(ContainerHandle, CreatedContainer), Problem> {
+    let (handle, resolved) = create_container(context, request).await?;
     let snapshot = handle.snapshot();
     let mut warnings: Vec<String> = resolved.warning.into_iter().collect();
     if !snapshot.spec.volumes.is_empty() {
@@ -49,23 +71,8 @@ pub(super) async fn create(
         // What cannot be looked at is not warned of; the start says what it is.
         warnings.extend(told.await.unwrap_or_default());
     }
-    let mut created = CreatedContainer {
-        id: handle.id,
-        name: snapshot.record.name.clone(),
-        image: resolved.image,
-        warnings,
-        attach_token: None,
-    };
-    if attach {
-        created.attach_token = Some(context.tokens.issue(Purpose::Start(handle.id))?);
-    } else if start && let Err(problem) = handle.ask(Ask::Start).await {
-        // As in the field: what could not be started stays, to be looked at, unless it was to go anyway.
-        if snapshot.record.remove {
-            handle.ask(Ask::Delete(Force::Yes)).await.ok();
-        }
-        return Err(problem.into());
-    }
-    Ok((StatusCode::CREATED, Json(created)))
+    let (id, name) = (handle.id, snapshot.record.name.clone());
+    Ok((handle, CreatedContainer { id, name, image: resolved.image, warnings, attach_token: None }))
 }
 
 /// Creates a container and its driver.
@@ -123,6 +130,7 @@ pub(crate) async fn create_container(
     let facts = Facts::default();
     let handle = driver::spawn(context, Subject { record, facts, found: Found::Created, running: None, kept });
     context.directory.insert(handle.clone());
+    context.names.tell();
     let image = [("image", resolved.image.to_string())];
     let about = About { subject: EventSubject::Container, name: name.as_str(), id: Some(id.to_string()) };
     context.events.publish(about, "created", &image);

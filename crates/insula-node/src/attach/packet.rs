@@ -46,9 +46,13 @@ impl From<Errno> for PacketError {
 /// Takes the next packet.
 pub(super) async fn receive<M: DeserializeOwned>(socket: &AsyncFd<OwnedFd>) -> Result<(M, Vec<OwnedFd>), PacketError> {
     loop {
-        let mut ready = socket.readable().await.map_err(PacketError::Kernel)?;
+        // What came before the socket was watched is there already.
         match try_receive(socket.as_fd()) {
-            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::AGAIN) => {
+                let mut ready = socket.readable().await.map_err(PacketError::Kernel)?;
+                // Something may have come in between, which the kernel has told by then.
+                ready.clear_ready();
+            }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(None) => return Err(PacketError::TooLarge),

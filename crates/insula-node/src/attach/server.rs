@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream};
-use insula_api::{Problem, ProblemCode};
+use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream, AttachTo};
+use insula_api::{CreateContainer, CreatedContainer, Problem, ProblemCode, paths};
+use insula_kernel::peer::peer_credentials;
 use insula_model::ContainerId;
+use jiff::Timestamp;
 use rustix::fs::FileType;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
@@ -15,6 +17,8 @@ use tokio::sync::Semaphore;
 
 use super::packet::{self, PacketError};
 use super::{Purpose, exec_order, running};
+use crate::api::create_and_tell;
+use crate::audit::{AuditLine, Caller};
 use crate::container::command::Answer;
 use crate::container::handle::ContainerHandle;
 use crate::context::Context;
@@ -105,10 +109,22 @@ async fn connection(context: &Arc<Context>, socket: &AsyncFd<OwnedFd>) -> Result
         Ok(given) => given,
         Err(problem) => return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
     };
-    let purpose = context.tokens.redeem(&request.token);
+    let token = match request.to {
+        AttachTo::Token(token) => token,
+        AttachTo::Run(create) => return run(context, socket, *create, given).await,
+    };
+    let purpose = context.tokens.redeem(&token);
     let result = match purpose {
         None => Err(Problem::new(ProblemCode::Denied, "the attach token is unknown, used or too old")),
-        Some(Purpose::Start(id)) => return start(context, socket, id, given).await,
+        Some(Purpose::Start(id)) => {
+            return match context.directory.get(id) {
+                Some(handle) => start(socket, handle, given, None).await,
+                None => {
+                    let problem = Problem::new(ProblemCode::NotFound, format!("container {id} does not exist"));
+                    packet::send(socket, &AttachAnswer::Refused(problem), &[]).await
+                }
+            };
+        }
         Some(Purpose::Attach(id)) => return attach(context, socket, id, given).await,
         Some(Purpose::Exec(id, request)) => exec(context, id, *request, given).await,
         Some(Purpose::Transfer(sender)) => transfer(sender, given),
@@ -177,16 +193,37 @@ fn check_kind(stream: AttachStream, fd: &OwnedFd) -> Result<(), Problem> {
     Err(Problem::new(ProblemCode::Invalid, detail).with_remedy("copy terminals and devices through a pipe"))
 }
 
-async fn start(
+/// Creates a container and starts it: what `POST /v1/containers` with `attach` and its token do, in one message.
+async fn run(
     context: &Arc<Context>,
     socket: &AsyncFd<OwnedFd>,
-    id: ContainerId,
+    create: CreateContainer,
     given: GivenFds,
 ) -> Result<(), PacketError> {
-    let Some(handle) = context.directory.get(id) else {
-        let problem = Problem::new(ProblemCode::NotFound, format!("container {id} does not exist"));
-        return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await;
-    };
+    let result = create_and_tell(context, CreateContainer { attach: true, start: false, ..create }).await;
+    let peer = peer_credentials(socket).ok();
+    context.audit.note(AuditLine {
+        time: Timestamp::now(),
+        caller: peer
+            .map(|peer| Caller { uid: peer.uid.as_raw(), pid: peer.pid.map_or(0, |pid| pid.as_raw_nonzero().get()) }),
+        method: "POST".to_owned(),
+        path: paths::CONTAINERS.to_owned(),
+        status: result.as_ref().map_or_else(|problem| problem.status, |_| 201),
+        lost: 0,
+    });
+    match result {
+        Ok((handle, created)) => start(socket, handle, given, Some(created)).await,
+        Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    }
+}
+
+/// Starts a container with the client's streams and tells the client of it and of its end.
+async fn start(
+    socket: &AsyncFd<OwnedFd>,
+    handle: ContainerHandle,
+    given: GivenFds,
+    created: Option<CreatedContainer>,
+) -> Result<(), PacketError> {
     let before = handle.snapshot();
     let streams = given.streams(before.spec.tty);
     let answer = match streams {
@@ -194,29 +231,20 @@ async fn start(
         Streams::Detached => handle.ask(crate::container::words::Ask::Start).await,
         streams => handle.start_attached(streams).await,
     };
-    match answer {
+    let (fds, pid, end_file, warnings) = match answer {
         Ok(Answer::Attached(attachment)) => {
             let end_file = attachment.follow.len() > 1;
-            let mut fds = attachment.follow;
-            fds.extend(attachment.master);
-            let pid = Some(attachment.pid);
-            let answer = AttachAnswer::Attached { pid, end_file, warnings: Vec::new() };
-            packet::send(socket, &answer, &fds).await?;
-            drop(fds);
-            relay_end(socket, &handle, before.starts + 1).await
+            let fds = attachment.follow.into_iter().chain(attachment.master).collect();
+            (fds, Some(attachment.pid), end_file, Vec::new())
         }
-        Ok(answer) => {
-            let warnings = match answer {
-                Answer::RolledBack => vec![rolled_back(&handle)],
-                _ => Vec::new(),
-            };
-            let pid = handle.snapshot().facts.pid;
-            let answer = AttachAnswer::Attached { pid, end_file: false, warnings };
-            packet::send(socket, &answer, &[]).await?;
-            relay_end(socket, &handle, before.starts + 1).await
-        }
-        Err(problem) => packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
-    }
+        Ok(Answer::RolledBack) => (Vec::new(), handle.snapshot().facts.pid, false, vec![rolled_back(&handle)]),
+        Ok(_) => (Vec::new(), handle.snapshot().facts.pid, false, Vec::new()),
+        Err(problem) => return packet::send(socket, &AttachAnswer::Refused(problem), &[]).await,
+    };
+    let answer = AttachAnswer::Attached { pid, end_file, created, warnings };
+    packet::send(socket, &answer, &fds).await?;
+    drop(fds);
+    relay_end(socket, &handle, before.starts + 1).await
 }
 
 fn rolled_back(handle: &ContainerHandle) -> String {
@@ -242,7 +270,7 @@ async fn attach(
             let mut fds = onlooker.follow;
             fds.extend(onlooker.input);
             let pid = handle.snapshot().facts.pid;
-            let answer = AttachAnswer::Attached { pid, end_file, warnings: onlooker.warnings };
+            let answer = AttachAnswer::Attached { pid, end_file, created: None, warnings: onlooker.warnings };
             packet::send(socket, &answer, &fds).await?;
             drop(fds);
             relay_end(socket, &handle, starts).await
@@ -295,7 +323,7 @@ async fn exec(
     let started = context.host.exec(order).await?;
     let mut fds = vec![started.status];
     fds.extend(started.master);
-    Ok((AttachAnswer::Attached { pid: started.pid, end_file: false, warnings: Vec::new() }, fds))
+    Ok((AttachAnswer::Attached { pid: started.pid, end_file: false, created: None, warnings: Vec::new() }, fds))
 }
 
 fn transfer(
@@ -304,5 +332,5 @@ fn transfer(
 ) -> Result<(AttachAnswer, Vec<OwnedFd>), Problem> {
     let file = given.file.ok_or_else(|| Problem::new(ProblemCode::Invalid, "attach request brings no file"))?;
     sender.send(file).map_err(|_| Problem::new(ProblemCode::Cancelled, "the operation has ended meanwhile"))?;
-    Ok((AttachAnswer::Attached { pid: None, end_file: false, warnings: Vec::new() }, Vec::new()))
+    Ok((AttachAnswer::Attached { pid: None, end_file: false, created: None, warnings: Vec::new() }, Vec::new()))
 }

@@ -2,18 +2,21 @@
 
 use std::path::PathBuf;
 
+use insula_api::attach::AttachTo;
 use insula_api::{
     AttachToken, ContainerView, CreateContainer, CreatedContainer, CreatedExec, ExecRequest, KillRequest, ProblemCode,
     StartRequest, paths,
 };
-use insula_model::LogMode;
+use insula_model::{ContainerName, LogMode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{Session, container, container_path, verb_path};
 use crate::args::{AttachArgs, CreateArgs, DetachKeys, ExecArgs, NamesArgs, RunArgs, ShellArgs, StartArgs};
 use crate::failure::Failure;
-use crate::foreground::{self, ForegroundError, Happening, Input, Outputs, Stdio, Streams, Subject, window_size};
+use crate::foreground::{
+    self, Begun, ForegroundError, Happening, Input, Outputs, Stdio, Streams, Subject, window_size,
+};
 use crate::render::{Cell, Table, tell};
 use crate::spec::{Lifetime, Surroundings, create_request, environment};
 
@@ -52,9 +55,16 @@ pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<u8, Fail
         let created = post(session, &CreateContainer { start: true, ..request }).await?;
         return print_created(session, &created);
     }
-    let created = post(session, &CreateContainer { attach: true, ..request }).await?;
-    let token = created.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
-    follow(session, created.name.as_str(), &token, (input, terminal), Subject::Container).await
+    let request = CreateContainer { attach: true, ..request };
+    let (to, name) = match AttachTo::Run(Box::new(request.clone())).if_it_fits() {
+        Some(to) => (to, None),
+        None => {
+            let created = post(session, &request).await?;
+            let token = created.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
+            (AttachTo::Token(token), Some(created.name))
+        }
+    };
+    follow(session, (to, name.as_ref().map(ContainerName::as_str)), (input, terminal), Subject::Container).await
 }
 
 /// `create`
@@ -141,7 +151,7 @@ async fn run_exec(
     stdio: (Input, Terminal<'_>),
 ) -> Result<u8, Failure> {
     let created: CreatedExec = session.client.post(&verb_path(name, "exec"), request).await?;
-    follow(session, name, &created.attach_token, stdio, Subject::Exec).await
+    follow(session, (AttachTo::Token(created.attach_token), Some(name)), stdio, Subject::Exec).await
 }
 
 /// `start`
@@ -159,7 +169,7 @@ pub(super) async fn start(session: &mut Session, args: StartArgs) -> Result<u8, 
     let token = started.attach_token.ok_or(ForegroundError::Incomplete { what: "the token" })?;
     let input = if args.interactive { Input::Passed } else { Input::Absent };
     let stdio = (input, terminal_of(&view, &args.detach_keys));
-    follow(session, name, &token, stdio, Subject::Container).await
+    follow(session, (AttachTo::Token(token), Some(name)), stdio, Subject::Container).await
 }
 
 /// `attach`
@@ -173,20 +183,19 @@ pub(super) async fn attach(session: &mut Session, args: AttachArgs) -> Result<u8
         }
         Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
     };
-    let started =
-        foreground::Session::start(session.client.socket(), &created.attach_token, Subject::Container, stdio)?;
-    stay(session, &args.name, Subject::Container, started).await
+    let to = AttachTo::Token(created.attach_token);
+    let begun = foreground::Session::start(session.client.socket(), to, Subject::Container, stdio)?;
+    stay(session, &args.name, Subject::Container, begun).await
 }
 
 fn terminal_of<'a>(view: &ContainerView, keys: &'a DetachKeys) -> Terminal<'a> {
     if view.spec.tty { Terminal::Pty(keys) } else { Terminal::None(Outputs::Logged) }
 }
 
-/// Attaches with our standard streams and stays until the end.
+/// Attaches with our standard streams and stays until the end. What the attachment itself creates has no name before.
 async fn follow(
     session: &mut Session,
-    name: &str,
-    token: &AttachToken,
+    (to, name): (AttachTo, Option<&str>),
     (input, terminal): (Input, Terminal<'_>),
     subject: Subject,
 ) -> Result<u8, Failure> {
@@ -194,8 +203,15 @@ async fn follow(
         Terminal::None(outputs) => Stdio::Streams(Streams::of_this_process(input, outputs)?),
         Terminal::Pty(keys) => Stdio::Terminal { input, detach_keys: keys.bytes() },
     };
-    let started = foreground::Session::start(session.client.socket(), token, subject, stdio)?;
-    stay(session, name, subject, started).await
+    let mut begun = foreground::Session::start(session.client.socket(), to, subject, stdio)?;
+    let mut new = None;
+    if let Some(created) = begun.created.take() {
+        begun.warnings.splice(0..0, created.warnings);
+        new = Some(created.name);
+    }
+    let name = name.or(new.as_ref().map(ContainerName::as_str));
+    let name = name.ok_or(ForegroundError::Incomplete { what: "the container's name" })?;
+    stay(session, name, subject, begun).await
 }
 
 /// Stays with what was attached to until its end, passing signals on.
@@ -203,7 +219,7 @@ async fn stay(
     session: &mut Session,
     name: &str,
     subject: Subject,
-    (mut attachment, warnings): (foreground::Session, Vec<String>),
+    Begun { session: mut attachment, warnings, .. }: Begun,
 ) -> Result<u8, Failure> {
     warn(&warnings);
     loop {

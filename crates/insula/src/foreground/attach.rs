@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use insula_api::AttachToken;
-use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream, MESSAGE_BYTES_MAX};
+use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream, AttachTo, MESSAGE_BYTES_MAX};
+use insula_api::{AttachToken, CreatedContainer};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -31,6 +31,8 @@ pub(super) struct Attached {
     pub(super) process: Option<u32>,
     /// Whether the file with the main process's end is among the descriptors.
     pub(super) end_file: bool,
+    /// The container that the request created.
+    pub(super) created: Option<CreatedContainer>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
     /// Descriptors, as `insula_api::attach` says.
@@ -56,11 +58,11 @@ impl Connection {
     /// Hands descriptors over.
     pub(super) fn request(
         &self,
-        token: &AttachToken,
-        streams: &[AttachStream],
+        to: AttachTo,
+        streams: Vec<AttachStream>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), ForegroundError> {
-        let request = AttachRequest { token: token.clone(), streams: streams.to_vec() };
+        let request = AttachRequest { to, streams };
         let message = serde_json::to_vec(&request).map_err(ForegroundError::Malformed)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -102,8 +104,8 @@ impl Connection {
     /// The answer to [`request`](Self::request), waiting for it.
     pub(super) fn attached(&self) -> Result<Attached, ForegroundError> {
         match self.receive()? {
-            Some((AttachAnswer::Attached { pid, end_file, warnings }, fds)) => {
-                Ok(Attached { process: pid, end_file, warnings, fds })
+            Some((AttachAnswer::Attached { pid, end_file, created, warnings }, fds)) => {
+                Ok(Attached { process: pid, end_file, created, warnings, fds })
             }
             Some((AttachAnswer::Refused(problem), _)) => Err(ForegroundError::Refused(Box::new(problem))),
             Some((AttachAnswer::Ended { .. }, _)) => {
@@ -127,6 +129,6 @@ impl AsFd for Connection {
 /// The node is not there or refuses it.
 pub fn send_file(api_socket: &Path, token: &AttachToken, file: BorrowedFd<'_>) -> Result<(), ForegroundError> {
     let connection = Connection::open(&socket_beside(api_socket))?;
-    connection.request(token, &[AttachStream::File], &[file])?;
+    connection.request(AttachTo::Token(token.clone()), vec![AttachStream::File], &[file])?;
     connection.attached().map(drop)
 }

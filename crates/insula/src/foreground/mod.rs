@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use insula_api::{Problem, ProblemCode};
 
 pub use attach::send_file;
-pub use session::{Happening, Session, Stdio, Subject};
+pub use session::{Begun, Happening, Session, Stdio, Subject};
 pub use streams::{Input, Outputs, Streams};
 pub use terminal::window_size;
 
@@ -87,9 +87,6 @@ impl ForegroundError {
     pub(crate) fn code(&self) -> Option<ProblemCode> {
         match self {
             Self::Refused(problem) => Some(problem.code),
-            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some(ProblemCode::Denied)
-            }
             _ => None,
         }
     }
@@ -98,9 +95,6 @@ impl ForegroundError {
     pub(crate) fn remedy(&self) -> Option<String> {
         match self {
             Self::Refused(problem) => problem.remedy.clone(),
-            Self::Connect { .. } => {
-                Some("the attach socket lies beside the API's socket, in the node's run directory".to_owned())
-            }
             Self::Attachment(_) => Some("see the node's log; start it again if it ended".to_owned()),
             Self::Unknown { .. } => Some("`insula show` and `insula logs` have what is known of it".to_owned()),
             _ => None,

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use insula_api::AttachToken;
-use insula_api::attach::{AttachAnswer, AttachStream};
+use insula_api::CreatedContainer;
+use insula_api::attach::{AttachAnswer, AttachStream, AttachTo};
 use insula_kernel::signals::SignalFd;
 use insula_plan::protocol::channel::{Channel, ReceiveError, Wait};
 use insula_plan::protocol::init::{InitEvent, InitRequest};
@@ -82,6 +82,17 @@ pub struct Session {
     raw: Option<RawMode>,
 }
 
+/// An attachment that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    /// It.
+    pub session: Session,
+    /// The container that the request created.
+    pub created: Option<CreatedContainer>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
 /// Standard streams of an attachment.
 #[derive(Debug)]
 pub enum Stdio<'a> {
@@ -113,10 +124,10 @@ impl Session {
     /// The node is not there, or what is attached to did not start: `Refused` says why.
     pub fn start(
         api_socket: &Path,
-        token: &AttachToken,
+        to: AttachTo,
         subject: Subject,
         stdio: Stdio<'_>,
-    ) -> Result<(Self, Vec<String>), ForegroundError> {
+    ) -> Result<Begun, ForegroundError> {
         let signals = SignalFd::block_all().map_err(kernel("take signals from a descriptor"))?;
         let connection = Connection::open(&socket_beside(api_socket))?;
         // What a container's terminal shows comes through a pipe of ours, a command's from the master.
@@ -124,17 +135,17 @@ impl Session {
         match &stdio {
             Stdio::Streams(streams) | Stdio::Attached { outputs: streams, .. } => {
                 let (kinds, fds) = streams.given();
-                connection.request(token, &kinds, &fds)?;
+                connection.request(to, kinds, &fds)?;
             }
             Stdio::Terminal { .. } if subject == Subject::Container => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(kernel("make a pipe"))?;
-                connection.request(token, &[AttachStream::Stdout], &[write.as_fd()])?;
+                connection.request(to, vec![AttachStream::Stdout], &[write.as_fd()])?;
                 shown = Some(read);
             }
-            Stdio::Terminal { .. } => connection.request(token, &[], &[])?,
+            Stdio::Terminal { .. } => connection.request(to, Vec::new(), &[])?,
         }
         let early = wait_for_start(&connection, &signals)?;
-        let Attached { process, end_file, warnings, fds } = connection.attached()?;
+        let Attached { process, end_file, created, warnings, fds } = connection.attached()?;
         let mut fds = fds.into_iter();
         let watch = match subject {
             // A start that went back to the last good image is followed by the node alone.
@@ -165,7 +176,7 @@ impl Session {
             }
         };
         let session = Self { subject, connection: Some(connection), watch, copies, master, signals, early, raw };
-        Ok((session, warnings))
+        Ok(Begun { session, created, warnings })
     }
 
     /// Waits for the next thing to act on.

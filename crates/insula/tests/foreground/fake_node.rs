@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream};
-use insula_api::{Problem, ProblemCode};
+use insula_api::attach::{AttachAnswer, AttachRequest, AttachStream, AttachTo};
+use insula_api::{CreatedContainer, Problem, ProblemCode};
 use insula_plan::protocol::channel::{Channel, Wait, encode};
 use insula_plan::protocol::init::{InitEvent, InitRequest};
 use insula_plan::protocol::status::{End, ExitStatus, WallTime};
@@ -136,6 +136,20 @@ fn words(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
+/// Creates the one container: what is attached next is its start.
+fn create(shared: &Shared, body: &Value) -> Result<Value, Problem> {
+    let spec = &body["spec"];
+    if spec["image"] == "missing" {
+        return Err(Problem::new(ProblemCode::NotFound, "image missing does not exist"));
+    }
+    let tty = spec["tty"].as_bool().unwrap_or(false);
+    *shared.next.lock().unwrap() = Some((words(&spec["command"]), Purpose::Start { tty }));
+    Ok(json!({
+        "id": "0b7ad0a1-3a5a-4c7f-9a55-6a6d4c1f8f10", "name": "c", "image": "debian@12",
+        "warnings": ["version 11 is unknown; 12 runs"], "attach_token": "secret",
+    }))
+}
+
 fn answer(shared: &Shared, method: &str, path: &str, body: &Value) -> (u16, &'static str, String) {
     let json = "application/json";
     let refused = |code: ProblemCode, detail: &str| {
@@ -143,19 +157,10 @@ fn answer(shared: &Shared, method: &str, path: &str, body: &Value) -> (u16, &'st
         (problem.status, "application/problem+json", serde_json::to_string(&problem).unwrap())
     };
     match (method, path) {
-        ("POST", "/v1/containers") => {
-            let spec = &body["spec"];
-            if spec["image"] == "missing" {
-                return refused(ProblemCode::NotFound, "image missing does not exist");
-            }
-            let tty = spec["tty"].as_bool().unwrap_or(false);
-            *shared.next.lock().unwrap() = Some((words(&spec["command"]), Purpose::Start { tty }));
-            let created = json!({
-                "id": "0b7ad0a1-3a5a-4c7f-9a55-6a6d4c1f8f10", "name": "c", "image": "debian@12",
-                "warnings": ["version 11 is unknown; 12 runs"], "attach_token": "secret",
-            });
-            (201, json, created.to_string())
-        }
+        ("POST", "/v1/containers") => match create(shared, body) {
+            Ok(created) => (201, json, created.to_string()),
+            Err(problem) => refused(problem.code, &problem.detail),
+        },
         ("POST", "/v1/containers/c/exec") => {
             let tty = !body["terminal"].is_null();
             *shared.next.lock().unwrap() = Some((words(&body["command"]), Purpose::Exec { tty }));
@@ -194,6 +199,16 @@ fn serve_attachment(socket: &OwnedFd, shared: &Shared) {
         }
     }
     let request: AttachRequest = serde_json::from_slice(&buffer[..received.bytes]).unwrap();
+    let created = match &request.to {
+        AttachTo::Token(_) => None,
+        AttachTo::Run(container) => {
+            shared.requests.lock().unwrap().push("run".to_owned());
+            match create(shared, &serde_json::to_value(container).unwrap()) {
+                Ok(created) => Some(serde_json::from_value(created).unwrap()),
+                Err(problem) => return send(socket, &AttachAnswer::Refused(problem), &[]),
+            }
+        }
+    };
     let (command, purpose) = shared.next.lock().unwrap().take().unwrap();
     if command.first().is_some_and(|program| program == "no-such-program") {
         let problem = Problem::new(ProblemCode::CommandNotFound, "program `no-such-program` is not in the container");
@@ -201,7 +216,7 @@ fn serve_attachment(socket: &OwnedFd, shared: &Shared) {
         return;
     }
     match purpose {
-        Purpose::Start { tty } => serve_start(socket, shared, &command, streams(&request, fds, tty)),
+        Purpose::Start { tty } => serve_start((socket, created), shared, &command, streams(&request, fds, tty)),
         Purpose::Exec { tty } => serve_exec(socket, &command, streams(&request, fds, tty)),
     }
 }
@@ -273,7 +288,12 @@ fn status(child: &mut Child) -> ExitStatus {
     }
 }
 
-fn serve_start(socket: &OwnedFd, shared: &Shared, command: &[String], streams: Streams) {
+fn serve_start(
+    (socket, created): (&OwnedFd, Option<CreatedContainer>),
+    shared: &Shared,
+    command: &[String],
+    streams: Streams,
+) {
     // Stands for process 1: it ends after the command's end was written.
     let mut init = Command::new("sleep").arg("60").spawn().unwrap();
     let pidfd = pidfd_open(pid(&init), PidfdFlags::empty()).unwrap();
@@ -282,7 +302,8 @@ fn serve_start(socket: &OwnedFd, shared: &Shared, command: &[String], streams: S
     *shared.running.lock().unwrap() = Some(pid(&child));
     let mut fds = vec![pidfd.as_fd(), end_file.as_fd()];
     fds.extend(master.as_ref().map(AsFd::as_fd));
-    let answer = AttachAnswer::Attached { pid: Some(child.id()), end_file: true, warnings: Vec::new() };
+    let pid = Some(child.id());
+    let answer = AttachAnswer::Attached { pid, end_file: true, created, warnings: Vec::new() };
     send(socket, &answer, &fds);
     drop(master);
     let end = End { status: status(&mut child), at: WallTime(0) };
@@ -297,7 +318,7 @@ fn serve_exec(socket: &OwnedFd, command: &[String], streams: Streams) {
     let (mut child, master) = spawn(command, streams);
     let mut fds = vec![theirs.as_fd()];
     fds.extend(master.as_ref().map(AsFd::as_fd));
-    let answer = AttachAnswer::Attached { pid: None, end_file: false, warnings: Vec::new() };
+    let answer = AttachAnswer::Attached { pid: None, end_file: false, created: None, warnings: Vec::new() };
     send(socket, &answer, &fds);
     drop((theirs, master));
     let ours = Arc::new(ours);

@@ -168,6 +168,18 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn a_run_takes_one_message_unless_it_is_too_large_for_it() {
+    let long = "x".repeat(100_000);
+    for (word, seen) in [("short", &["run"][..]), (&long, &["POST /v1/containers"])] {
+        let node = FakeNode::start();
+        let run = output(node.insula(&["run", "debian", "echo", word]));
+        assert_eq!((text(&run.stdout), run.status.code()), (format!("{word}\n"), Some(0)));
+        assert_eq!(node.requests(), seen);
+        assert_eq!(text(&run.stderr), "warning: version 11 is unknown; 12 runs\n");
+    }
+}
+
+#[test]
 fn a_detached_run_prints_the_name() {
     let node = FakeNode::start();
     let run = output(node.insula(&["run", "-d", "debian"]));
@@ -178,10 +190,12 @@ fn a_detached_run_prints_the_name() {
 
 #[test]
 fn a_missing_node_is_named() {
-    let mut command = Command::new(fake_node::insula());
-    command.args(["--socket", "/nonexistent/insula.sock", "list"]);
-    let refused = output(command);
-    assert_eq!(refused.status.code(), Some(1));
-    let said = text(&refused.stderr);
-    assert!(said.contains("/nonexistent/insula.sock") && said.contains("insula node run"), "{said}");
+    for (words, socket, code) in [(&["list"][..], "insula.sock", 1), (&["run", "debian"], "attach.sock", 125)] {
+        let mut command = Command::new(fake_node::insula());
+        command.args(["--socket", "/nonexistent/insula.sock"]).args(words);
+        let refused = output(command);
+        assert_eq!(refused.status.code(), Some(code));
+        let said = text(&refused.stderr);
+        assert!(said.contains(&format!("/nonexistent/{socket}")) && said.contains("insula node run"), "{said}");
+    }
 }
