@@ -17,6 +17,10 @@ pub(crate) const IDLER: &str = "idler";
 /// Longest time that the daemon may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
+/// Looks at the processes, of which the least counts, and the pause before each.
+const LOOKS: u32 = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Setting the stage failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
@@ -116,8 +120,17 @@ impl Stage {
         &self.programs
     }
 
-    /// How many processes of ours there are: the node's, and process 1 of each of its containers.
+    /// How many processes of ours there are when nothing is under way: the node's, and process 1 of each of its
+    /// containers. A worker may still sweep what has ended, for some grace periods of the kernel's.
     pub(crate) fn processes(&self) -> usize {
+        let looks = (0..LOOKS).map(|_| {
+            std::thread::sleep(LOOK_PAUSE);
+            self.processes_now()
+        });
+        looks.min().unwrap_or_default()
+    }
+
+    fn processes_now(&self) -> usize {
         let groups = self.groups();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
         let is_ours = |process: &std::fs::DirEntry| {

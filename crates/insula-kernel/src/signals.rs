@@ -12,6 +12,7 @@ use crate::capability::last_errno;
 /// Bytes of one `struct signalfd_siginfo`.
 const SIGINFO_BYTES: usize = 128;
 const _: () = assert!(size_of::<libc::signalfd_siginfo>() == SIGINFO_BYTES, "signalfd(2)");
+const _: () = assert!(std::mem::offset_of!(libc::signalfd_siginfo, ssi_pid) == 12, "signalfd(2)");
 
 /// Highest signal number.
 const SIGNAL_MAX: u8 = 64;
@@ -24,6 +25,8 @@ const FAULTS: [libc::c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, lib
 pub struct TakenSignal {
     /// Its number, 1 to 64.
     pub number: u8,
+    /// Who sent it; of `SIGCHLD` the child. Of several that came before one was taken, the first one's.
+    pub sender: Option<Pid>,
 }
 
 /// Blocked signals as a descriptor that is readable while one is pending.
@@ -68,8 +71,11 @@ impl SignalFd {
     pub fn take(&self) -> Result<Option<TakenSignal>, Errno> {
         let mut info = [0; SIGINFO_BYTES];
         match rustix::io::read(&self.0, &mut info) {
-            // `ssi_signo` is the first member, a u32 of which only one byte can be used.
-            Ok(_) => Ok(Some(TakenSignal { number: info[0] })),
+            // `ssi_signo` is the first member, a u32 of which only one byte can be used; `ssi_pid` is the fourth.
+            Ok(_) => {
+                let sender = i32::from_ne_bytes([info[12], info[13], info[14], info[15]]);
+                Ok(Some(TakenSignal { number: info[0], sender: Pid::from_raw(sender).filter(|_| sender > 0) }))
+            }
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(errno) => Err(errno),
         }

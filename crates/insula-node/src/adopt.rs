@@ -109,6 +109,7 @@ async fn adopt_one(
     };
     let subject = Subject { record, facts, found, running: started, kept };
     context.directory.insert(driver::spawn(context, subject));
+    context.names.tell();
 }
 
 /// Whether the container ran at any time: its log is made by its first start.

@@ -65,7 +65,7 @@ impl Context {
 
     /// Versions that containers need: what they run, ran before or are to run.
     pub(crate) fn live_images(&self) -> BTreeSet<ImageId> {
-        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        let snapshots = self.directory.snapshots().into_iter();
         snapshots
             .flat_map(|now| {
                 let record = &now.record;
@@ -78,7 +78,7 @@ impl Context {
 
     /// How many containers run `image` now.
     pub(crate) fn running_of(&self, image: &ImageId) -> u64 {
-        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        let snapshots = self.directory.snapshots().into_iter();
         let running = snapshots.filter(|now| now.is_up() && now.facts.image.as_ref() == Some(image));
         u64::try_from(running.count()).unwrap_or(u64::MAX)
     }
@@ -114,7 +114,7 @@ impl Context {
                 || record.next_image.as_ref() == Some(image)
                 || record.previous_image.as_ref() == Some(image)
         };
-        let snapshots = self.directory.all().into_iter().map(|handle| handle.snapshot());
+        let snapshots = self.directory.snapshots().into_iter();
         let mut names: Vec<String> =
             snapshots.filter(|now| needs(&now.record)).map(|now| now.record.name.to_string()).collect();
         names.sort();

@@ -235,7 +235,7 @@ async fn end(context: &Context) {
     if tokio::time::timeout(OPERATIONS_END_MAX, context.operations.cancel_all()).await.is_err() {
         tracing::warn!("a long action does not stop");
     }
-    let running = context.directory.all().iter().filter(|handle| handle.snapshot().is_up()).count();
+    let running = context.directory.snapshots().iter().filter(|now| now.is_up()).count();
     let guests = context.host.ids_of_guests();
     let alone = running > 0 || !context.host.end_if_idle().await;
     if !alone {

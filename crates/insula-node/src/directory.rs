@@ -3,12 +3,13 @@
 //! Only map operations happen under its lock; nobody waits with it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use insula_api::{Problem, ProblemCode};
 use insula_model::{ContainerId, ContainerName};
 
 use crate::container::handle::{ContainerHandle, gone};
+use crate::container::snapshot::Snapshot;
 
 #[derive(Debug, Default)]
 struct Maps {
@@ -116,6 +117,11 @@ impl Directory {
     /// The driver of `id`.
     pub(crate) fn get(&self, id: ContainerId) -> Option<ContainerHandle> {
         self.maps().handles.get(&id).cloned()
+    }
+
+    /// What all drivers published last, in the order of their ids.
+    pub(crate) fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        self.maps().handles.values().map(ContainerHandle::snapshot).collect()
     }
 
     /// All drivers, in the order of their ids.

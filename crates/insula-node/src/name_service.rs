@@ -20,6 +20,10 @@ use crate::context::Context;
 /// Between two looks at the host's name servers, which change without a word to us.
 const RESOLVERS_LOOK: Duration = Duration::from_secs(5);
 
+/// From a change to the table with it: a container that is created is started at once, and one that ended goes. Less
+/// than a start takes, and the whole table is made anew for each change.
+const GATHERING: Duration = Duration::from_millis(1);
+
 /// Where drivers say that something changed.
 #[derive(Debug, Default)]
 pub(crate) struct NameChanges(Notify);
@@ -27,9 +31,14 @@ pub(crate) struct NameChanges(Notify);
 impl NameChanges {
     /// Tells it if a container is known differently `now` than `before`. Most of what is published changes no name.
     pub(crate) fn tell_if_other(&self, before: &Snapshot, now: &Snapshot) {
-        if before.starts == 0 || named(before) != named(now) {
-            self.0.notify_one();
+        if named(before) != named(now) {
+            self.tell();
         }
+    }
+
+    /// Tells it of a container that is new.
+    pub(crate) fn tell(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -70,7 +79,7 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = context.names.0.notified() => {}
+            () = context.names.0.notified() => tokio::time::sleep(GATHERING).await,
             _ = looks.tick() => context.host.look_for_resolvers().await,
         }
         if let Err(problem) = context.host.write_names(containers(&context)) {
@@ -81,8 +90,7 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
 
 /// All containers that have addresses of their own, as the service is to know them.
 pub(crate) fn containers(context: &Context) -> Vec<NamedContainer> {
-    let handles = context.directory.all();
-    handles.iter().filter_map(|handle| named(&handle.snapshot())).collect()
+    context.directory.snapshots().iter().filter_map(|now| named(now)).collect()
 }
 
 fn named(now: &Snapshot) -> Option<NamedContainer> {

@@ -21,7 +21,7 @@ use crate::context::Context;
 ///
 /// Invalid when it has not exactly one field, not found when it is no container's.
 pub(crate) fn answer(context: &Context, query: &WhoisQuery) -> Result<WhoisAnswer, Problem> {
-    let snapshots = || context.directory.all().into_iter().map(|handle| handle.snapshot());
+    let snapshots = || context.directory.snapshots().into_iter();
     let (found, what) = match query {
         WhoisQuery { pid: Some(pid), address: None, path: None, gid: None } => {
             let id = container_of_process(*pid)?;
@@ -112,7 +112,7 @@ fn by_path(
         &std::fs::symlink_metadata(&path)
             .map_err(|error| Problem::new(ProblemCode::NotFound, format!("path {}: {error}", path.display())))?,
     );
-    let owner = context.directory.all().into_iter().map(|handle| handle.snapshot());
+    let owner = context.directory.snapshots().into_iter();
     let mut owner = owner.filter(|snapshot| snapshot.record.ids.contains(uid));
     Ok((owner.next(), format!("owner {uid} of {}", path.display())))
 }

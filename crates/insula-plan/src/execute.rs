@@ -54,7 +54,7 @@ pub struct Started {
     /// Its mount namespace. Whoever holds it spares process 1 the unmounting at its end, and does that itself when it
     /// closes it. `None` where something durable is among the mounts, which is to be synced before anybody is told.
     pub mounts: Option<OwnedFd>,
-    /// What the steps used and nobody needs any more. The kernel waits for a grace period for each mount in it that
+    /// What the steps made and nobody needs any more. The kernel waits for a grace period for each mount in it that
     /// is attached nowhere, so it is closed after who waits for the start was told.
     pub left: Slots,
 }
@@ -198,6 +198,8 @@ fn raise(plan: &Plan, slots: &mut Slots, (pid, child): (Pid, &Channel)) -> Resul
         host_step(step, slots, born).map_err(at(Phase::Outside, index, step.name()))?;
     }
     hand_over(plan, slots, child).map_err(at(Phase::Spawn, 2, "hand-over"))?;
+    // The main process's streams are among the inputs: their readers wait until nobody has them open any more.
+    slots.close_first(plan.inputs.len());
     Ok(Raised { console: listen(child)?, mounts })
 }
 

@@ -127,6 +127,11 @@ impl Slots {
         Self { fds: inputs.into_iter().map(Some).collect() }
     }
 
+    /// Closes the first `count`.
+    pub(crate) fn close_first(&mut self, count: usize) {
+        self.fds.iter_mut().take(count).for_each(|fd| *fd = None);
+    }
+
     /// What is in `slot`.
     ///
     /// # Errors

@@ -78,6 +78,36 @@ fn live_a_worker_that_is_killed_at_any_step_leaves_nothing_and_is_reported() {
     assert_eq!(node.run(&key, id(2), "exit 5").0, ExitStatus::Exited(5));
 }
 
+/// The worker that waits for the next start: the launcher's child that runs the launcher's program.
+fn spare(launcher: u32) -> Option<u32> {
+    let exe = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+    let mut workers = children.split_whitespace().map(|pid| pid.parse().unwrap());
+    workers.find(|pid| exe(*pid).is_some_and(|program| Some(program) == exe(launcher)))
+}
+
+#[test]
+fn live_a_start_takes_the_worker_that_waits_and_needs_none() {
+    let mut node = Node::start();
+    let key = node.image();
+    let launcher = node.client.launcher_pid();
+    let another = |before: Option<u32>| {
+        wait_until("a worker waits", || spare(launcher).is_some_and(|pid| Some(pid) != before));
+        spare(launcher).unwrap()
+    };
+    let first = another(None);
+    wait_until("it holds its streams and its connection alone", || {
+        std::fs::read_dir(format!("/proc/{first}/fd")).is_ok_and(|open| open.count() == 4)
+    });
+    assert_eq!(node.run(&key, id(1), "exit 5").0, ExitStatus::Exited(5));
+    let second = another(Some(first));
+    assert!(!std::path::Path::new(&format!("/proc/{first}")).exists(), "it went with its start");
+    kill(second);
+    wait_until("the dead one is seen", || spare(launcher) != Some(second));
+    assert_eq!(node.run(&key, id(2), "exit 6").0, ExitStatus::Exited(6));
+    another(Some(second));
+}
+
 #[test]
 fn live_a_first_process_that_is_killed_while_it_waits_is_reported() {
     let mut node = Node::start();

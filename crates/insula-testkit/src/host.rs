@@ -135,14 +135,24 @@ fn processes(owned: &Owned) -> BTreeSet<(i32, String)> {
             line.split_once(group.as_str()).is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
         });
         // One that has ended and waits for its parent is no leftover: its parent is.
-        let dead = read(folder.join("stat")).rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-        if pid == own || dead {
+        let stat = read(folder.join("stat"));
+        let mut words = stat.rsplit(')').next().into_iter().flat_map(str::split_ascii_whitespace);
+        let (dead, parent) = (words.next() == Some("Z"), words.next().unwrap_or_default());
+        if pid == own || dead || is_waiting_worker(folder, parent) {
             return None;
         }
         let is_own = in_group || command.contains(&directory) || holds_one_of(folder, &sockets);
         is_own.then_some((pid, command))
     };
     entries("/proc").filter_map(|folder| of(&folder)).collect()
+}
+
+/// The launcher's worker for the next start belongs to the launcher, is another one after each start, and goes with it:
+/// a copy of its parent that holds its streams and one connection.
+fn is_waiting_worker(process: &Path, parent: &str) -> bool {
+    let command = |folder: &Path| std::fs::read(folder.join("cmdline")).ok().filter(|words| !words.is_empty());
+    let own = command(process);
+    own.is_some() && own == command(&Path::new("/proc").join(parent)) && entries(process.join("fd")).count() == 4
 }
 
 /// Descriptors' targets of the sockets that are bound below `directory`, as `socket:[4711]`.

@@ -29,7 +29,7 @@ mod worker;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use insula_kernel::signals::SignalFd;
 use insula_plan::protocol::channel::{self, Channel, ConnectError};
@@ -67,6 +67,12 @@ const FIRST_STATUS: u64 = 2 << 32;
 const FIRST_PIDFD: u64 = 3 << 32;
 /// Connections and pidfds of joined processes: this and twice their number, and one more.
 const FIRST_JOINED: u64 = 4 << 32;
+
+/// How long after a signal of a child all children are looked at.
+const LOOK_AFTER: Duration = Duration::from_millis(5);
+
+/// How long nothing has to happen before a worker is made for the next start.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -130,6 +136,8 @@ pub(crate) struct Launcher {
     workers: Workers,
     joined: Joined,
     waiting: VecDeque<Waiting>,
+    /// When all children are looked at: a signal tells of one, and may stand for several.
+    look_at_children: Option<Instant>,
     ending: bool,
 }
 
@@ -192,6 +200,8 @@ impl Launcher {
             workers: Workers::default(),
             joined,
             waiting: VecDeque::new(),
+            // Children of the program before may have ended unseen.
+            look_at_children: Some(Instant::now()),
             ending: false,
         };
         if let Some((daemon, op)) = taken_over {
@@ -215,14 +225,21 @@ impl Launcher {
     /// The kernel does not report any more what is ready.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         let mut ready: Vec<Ready> = Vec::new();
-        // Children of the program before may have ended unseen.
-        self.reap();
         loop {
-            self.start_keeper_if_due(Instant::now());
-            self.guest.start_if_due(&self.keeper, Instant::now());
             let now = Instant::now();
-            let pauses = [self.keeper.pause(now), self.guest.pause(now)];
+            if self.look_at_children.take_if(|due| *due <= now).is_some() {
+                self.reap_all();
+            }
+            self.start_keeper_if_due(now);
+            self.guest.start_if_due(&self.keeper, now);
+            let now = Instant::now();
+            let quiet = self.workers.wants_spare().then_some(QUIET);
+            let look = self.look_at_children.map(|due| due.saturating_duration_since(now));
+            let pauses = [self.keeper.pause(now), self.guest.pause(now), look, quiet];
             self.poller.wait(pauses.into_iter().flatten().min(), &mut ready)?;
+            if quiet.is_some() && ready.is_empty() {
+                self.workers.make_spare();
+            }
             for Ready { token } in std::mem::take(&mut ready) {
                 if self.dispatch(token) == Flow::End {
                     return Ok(());
@@ -246,9 +263,19 @@ impl Launcher {
         Flow::Go
     }
 
-    /// Takes every ended child: workers, containers, and what was re-parented to us.
+    /// Takes the ended children that signals name.
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.signals.take() {}
+        while let Ok(Some(signal)) = self.signals.take() {
+            if let Ok(Some((pid, status))) = rustix::process::waitpid(signal.sender, WaitOptions::NOHANG) {
+                self.child_ended(pid, status);
+            }
+            self.look_at_children.get_or_insert_with(|| Instant::now() + LOOK_AFTER);
+        }
+    }
+
+    /// Takes every ended child: workers, containers, and what was re-parented to us. For each call the kernel looks at
+    /// all children, which with many containers takes longer than anything else here.
+    fn reap_all(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             self.child_ended(pid, status);
         }

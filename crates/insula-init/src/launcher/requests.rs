@@ -42,12 +42,12 @@ pub(crate) struct Waiting {
 /// What a worker is to do.
 #[derive(Debug)]
 enum Work {
-    Start { container: ContainerId, plan: Box<Plan>, fds: Vec<OwnedFd> },
+    Start { plan: Box<Plan>, file: OwnedFd, fds: Vec<OwnedFd> },
     Sweep(Box<SweepPlan>),
     Join(Box<JoinWork>),
 }
 
-fn malformed(message: &str) -> Failure {
+pub(crate) fn malformed(message: &str) -> Failure {
     Failure::new(FailureKind::Malformed, message)
 }
 
@@ -66,6 +66,11 @@ fn read_file(file: &OwnedFd, most: usize) -> Result<Vec<u8>, Failure> {
     }
     bytes.truncate(done);
     Ok(bytes)
+}
+
+/// Reads and checks a plan.
+pub(crate) fn read_plan(file: &OwnedFd) -> Result<Plan, Failure> {
+    Plan::decode(&read_file(file, PLAN_BYTES_MAX)?).map_err(|error| Failure::from_error(FailureKind::Malformed, &error))
 }
 
 impl Launcher {
@@ -173,8 +178,7 @@ impl Launcher {
     fn start_work(&self, container: ContainerId, fds: Vec<OwnedFd>) -> Result<Work, Failure> {
         let mut fds = fds.into_iter();
         let file = fds.next().ok_or_else(|| malformed("the plan is missing"))?;
-        let plan = Plan::decode(&read_file(&file, PLAN_BYTES_MAX)?)
-            .map_err(|error| Failure::from_error(FailureKind::Malformed, &error))?;
+        let plan = read_plan(&file)?;
         let fds: Vec<OwnedFd> = fds.collect();
         if plan.container != container || plan.given_count() != fds.len() {
             return Err(malformed("the plan is another container's, or descriptors are missing"));
@@ -182,7 +186,7 @@ impl Launcher {
         if self.containers.is_alive(container) {
             return Err(Failure::new(FailureKind::Exists, "the container runs already"));
         }
-        Ok(Work::Start { container, plan: Box::new(plan), fds })
+        Ok(Work::Start { plan: Box::new(plan), file, fds })
     }
 
     fn queue(&mut self, asker: Asker, work: Result<Work, Failure>) -> Flow {
@@ -208,7 +212,7 @@ impl Launcher {
         while self.workers.count() < WORKERS_MAX {
             let Some(Waiting { asker, work }) = self.waiting.pop_front() else { return };
             let outcome = match work {
-                Work::Start { container, plan, fds } => self.employ_start(asker, container, (&plan, fds)),
+                Work::Start { plan, file, fds } => self.employ_start(asker, (&plan, &file), fds),
                 Work::Join(work) => self.employ_join(asker, &work),
                 Work::Sweep(plan) => {
                     let task = Task::Sweep { container: plan.container };
@@ -226,9 +230,10 @@ impl Launcher {
     fn employ_start(
         &mut self,
         asker: Asker,
-        container: ContainerId,
-        (plan, fds): (&Plan, Vec<OwnedFd>),
+        (plan, file): (&Plan, &OwnedFd),
+        fds: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
+        let container = plan.container;
         let (slots, status) = self.fill(container, plan, fds)?;
         // What an earlier run of the same container left says nothing about this one.
         for fact in [self.run.started_fact(container), self.run.ended_fact(container), self.run.join_fact(container)] {
@@ -240,7 +245,7 @@ impl Launcher {
         }
         self.containers.begin(container);
         let task = Task::Start { container, status };
-        let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::start(plan, slots));
+        let spawned = self.workers.start(&self.poller, (task, asker), (plan, file, slots));
         spawned.map_err(|errno| {
             self.containers.remove(container);
             Failure::from_error(FailureKind::Kernel, &errno)
@@ -382,6 +387,10 @@ impl Launcher {
         let process = running.process;
         let pidfd = rustix::io::fcntl_dupfd_cloexec(&running.pidfd, 0);
         let master = running.master.take();
+        // Nothing more that counts comes from there: the end is read from the exit fact.
+        if let Some(status) = running.status.take() {
+            self.poller.remove(&status);
+        }
         container.phase = Phase::Running(running);
         if let (Some(asker), Ok(pidfd)) = (asker, pidfd) {
             let mut fds = vec![pidfd.as_fd()];
@@ -410,7 +419,6 @@ impl Launcher {
                     self.answer(asker, Err(told));
                 }
             }
-            // Its end is read from the exit fact, when process 1 itself has ended.
             Ok(Received { message: InitEvent::Ended(_) | InitEvent::EndedUnseen, .. })
             | Err(ReceiveError::WouldBlock) => {}
             Err(_) => {

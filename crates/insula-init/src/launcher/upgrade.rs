@@ -90,8 +90,9 @@ impl Launcher {
         {
             return Failure::new(FailureKind::Busy, "operations are under way; try again when they are done");
         }
-        // The next program starts its own.
+        // The next program makes its own.
         self.guest.end();
+        self.workers.end_spare();
         let failure = match self.become_program(asker, program.as_fd()) {
             Ok(errno) => Failure::from_error(FailureKind::Kernel, &errno),
             Err(failure) => failure,

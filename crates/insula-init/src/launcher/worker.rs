@@ -1,13 +1,19 @@
 //! Workers: forked children of the launcher that do one slow thing each and report.
+//!
+//! One more waits for the next start: it is forked while nothing is asked, closes the launcher's descriptors, and is
+//! given the plan and its slots by message. A start with it waits neither for the fork nor for the copy of a descriptor
+//! table that grows with the containers. Where there is none, or the plan has more slots than a message holds, a worker
+//! is forked for the start.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use insula_kernel::fd_table;
 use insula_kernel::fork::{Fork, exit_now, fork};
 use insula_plan::execute::{self, Started};
 use insula_plan::plan::Plan;
 use insula_plan::protocol::ContainerId;
-use insula_plan::protocol::channel::{Channel, Received, Wait};
+use insula_plan::protocol::channel::{Channel, MESSAGE_FDS_MAX, Received, Wait};
 use insula_plan::protocol::facts::ProcessIdentity;
 use insula_plan::protocol::failure::{Failure, FailureKind};
 use insula_plan::protocol::init::OnClose;
@@ -19,6 +25,7 @@ use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 
 use super::FIRST_WORKER;
 use super::daemon::Asker;
+use super::requests::{malformed, read_plan};
 use insula_kernel::poller::{Interest, Poller};
 
 /// What a worker says when it is done.
@@ -100,17 +107,94 @@ pub(crate) struct Worker {
     reports: Channel,
 }
 
-/// Workers that are at work.
-#[derive(Debug, Default)]
+/// What the worker that waits is told: beside it come the plan's file and the descriptors of its first slots.
+#[derive(Debug, Encode, Decode)]
+struct Begin;
+
+/// The worker that waits for a start.
+#[derive(Debug)]
+struct Spare {
+    pid: Pid,
+    reports: Channel,
+}
+
+/// Workers that are at work, and the one that waits.
+#[derive(Debug)]
 pub(crate) struct Workers {
     busy: BTreeMap<u64, Worker>,
     last_number: u64,
+    spare: Option<Spare>,
+    /// Whether one is to be made. Not when one could not be made or died: the next start tries again.
+    wants_spare: bool,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { busy: BTreeMap::new(), last_number: 0, spare: None, wants_spare: true }
+    }
 }
 
 impl Workers {
     /// How many are at work.
     pub(crate) fn count(&self) -> usize {
         self.busy.len()
+    }
+
+    /// Whether the next start has no worker yet that waits for it. Those that are at work come first.
+    pub(crate) fn wants_spare(&self) -> bool {
+        self.wants_spare && self.busy.is_empty()
+    }
+
+    /// Makes the worker that waits for the next start.
+    pub(crate) fn make_spare(&mut self) {
+        self.wants_spare = false;
+        let Ok((reports, report)) = Channel::pair() else { return };
+        match fork() {
+            Ok(Fork::Parent(pid)) => self.spare = Some(Spare { pid, reports }),
+            Ok(Fork::Child) => {
+                prepare();
+                // The launcher's end among them: it is what tells that nobody will ask any more.
+                if fd_table::close_all_but(&[report.as_fd()]).is_err() {
+                    exit_now(1);
+                }
+                let Ok(Received { message: Begin, fds }) = report.receive(Wait::Forever) else { exit_now(0) };
+                finish(&report, &start_given(fds))
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Lets go of the worker that waits: the launcher is about to become another program.
+    pub(crate) fn end_spare(&mut self) {
+        self.spare = None;
+        self.wants_spare = true;
+    }
+
+    /// Has a worker carry out `plan`, whose file is `file`: the one that waits, or else a new one.
+    pub(crate) fn start(
+        &mut self,
+        poller: &Poller,
+        (task, asker): (Task, Asker),
+        (plan, file, slots): (&Plan, &OwnedFd, Slots),
+    ) -> Result<(), Errno> {
+        self.wants_spare = true;
+        if let Some(Spare { pid, reports }) = self.take_spare(file, &slots) {
+            self.last_number += 1;
+            poller.add(&reports, FIRST_WORKER + self.last_number, Interest::Read)?;
+            self.busy.insert(self.last_number, Worker { task, asker, pid, reports });
+            return Ok(());
+        }
+        self.spawn(poller, (task, asker), |_| start(plan, slots))
+    }
+
+    /// The worker that waited, if there is one and it was given everything.
+    fn take_spare(&mut self, file: &OwnedFd, slots: &Slots) -> Option<Spare> {
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(file.as_fd()).chain(slots.filled().map(|(_, fd)| fd)).collect();
+        if fds.len() > MESSAGE_FDS_MAX {
+            return None;
+        }
+        // One that does not take it has died.
+        self.spare.take().filter(|spare| spare.reports.send(&Begin, &fds, Wait::Never).is_ok())
     }
 
     /// Forks a worker that does `work`; its report comes when the poller says so.
@@ -130,21 +214,18 @@ impl Workers {
                 Ok(())
             }
             Fork::Child => {
-                // A start whose launcher is dead has nobody who would know of it.
-                set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
-                // What the launcher may have been spared, containers are not.
-                std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
-                let done = work(&report);
-                let fds: Vec<BorrowedFd<'_>> = done.fds.iter().map(AsFd::as_fd).collect();
-                let sent = report.send(&done.report, &fds, Wait::Forever);
-                // The kernel closes what is left, when nobody waits for it any more.
-                exit_now(u8::from(sent.is_err()))
+                prepare();
+                finish(&report, &work(&report))
             }
         }
     }
 
     /// Whether `pid` was a worker. Its report stays in its socket.
-    pub(crate) fn ended(&self, pid: Pid) -> bool {
+    pub(crate) fn ended(&mut self, pid: Pid) -> bool {
+        if self.spare.as_ref().is_some_and(|spare| spare.pid == pid) {
+            self.spare = None;
+            return true;
+        }
         self.busy.values().any(|worker| worker.pid == pid)
     }
 
@@ -157,6 +238,31 @@ impl Workers {
             Received { message: Report::Failed(failure), fds: Vec::new() }
         });
         Some((worker, received))
+    }
+}
+
+/// First thing in a worker.
+fn prepare() {
+    // A start whose launcher is dead has nobody who would know of it.
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
+    // What the launcher may have been spared, containers are not.
+    std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
+}
+
+/// Last thing in a worker.
+fn finish(report: &Channel, done: &Done) -> ! {
+    let fds: Vec<BorrowedFd<'_>> = done.fds.iter().map(AsFd::as_fd).collect();
+    let sent = report.send(&done.report, &fds, Wait::Forever);
+    // The kernel closes what is left, when nobody waits for it any more.
+    exit_now(u8::from(sent.is_err()))
+}
+
+/// Carries out the plan that came by message: its file, then the descriptors of its first slots.
+fn start_given(fds: Vec<OwnedFd>) -> Done {
+    let mut fds = fds.into_iter();
+    match fds.next().ok_or_else(|| malformed("the plan is missing")).and_then(|file| read_plan(&file)) {
+        Ok(plan) => start(&plan, Slots::new(fds.collect())),
+        Err(failure) => Done::new(Report::Failed(failure)),
     }
 }
 

@@ -310,12 +310,17 @@ impl Process1 {
     fn end(mut self, status: ExitStatus) -> u8 {
         self.poller.remove(&self.listener);
         self.sessions.refuse_waiting(&self.poller, self.listener.as_fd());
-        // ESRCH: nobody is left.
-        signals::send(Recipient::Everybody, session::KILL).unwrap_or_default();
         let deadline = Instant::now() + REAP_WAIT_MAX;
+        let mut killed = false;
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => self.reaped(pid, status),
+                // Only now: to send a signal to everybody the kernel looks at each task of the machine. Without a child
+                // there is nobody, because every orphan is one; who entered from outside is killed by the kernel.
+                Ok(None) if !killed => {
+                    signals::send(Recipient::Everybody, session::KILL).unwrap_or_default();
+                    killed = true;
+                }
                 Ok(None) if self.wait_for_signal(deadline) => {}
                 Ok(None) | Err(_) => break,
             }

@@ -24,9 +24,8 @@ pub(super) async fn list(State(context): Shared, Query(query): Query<ListQuery>)
     let filters = parse_filters(query.filter.as_deref().unwrap_or_default())?;
     let mut summaries: Vec<ContainerSummary> = context
         .directory
-        .all()
-        .iter()
-        .map(|handle| handle.snapshot())
+        .snapshots()
+        .into_iter()
         .filter(|snapshot| snapshot.state.is_some())
         .map(|snapshot| snapshot.summary())
         .filter(|summary| filters.iter().all(|filter| filter.matches(summary)))

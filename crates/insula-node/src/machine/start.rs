@@ -201,6 +201,8 @@ impl Machine {
         let exit = self.link.expect_exit(order.id);
         let request = LauncherRequest::Start { container: order.id };
         let (_, outcome) = self.link.send(request, &fds).await.map_err(|problem| named(&order, problem))?;
+        // Whoever reads the main process's output sees its end when nobody has the pipe open any more.
+        drop((plan, given));
         // After the start, which takes longer: what is written before the keeper reads waits in the pipe.
         if on_master.is_none() {
             self.keep_streams(&order, opened).await?;
