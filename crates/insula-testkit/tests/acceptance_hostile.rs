@@ -94,9 +94,10 @@ fn live_t13_what_would_take_the_room_that_is_kept_is_refused_by_name_and_leaves_
     let (before, free) = (stored(&node), disk.free());
     for packer in [Packer::Gzip, Packer::Zstd] {
         let said = import(&node, "bomb@1", &bomb(packer, 1, 512)).with_code(6).stderr;
-        for word in ["bomb@1", "nothing of it is left", "capacity.disk_reserve"] {
-            assert!(said.contains(word), "{packer:?}: `{word}` is not in: {said}");
-        }
+        assert!(said.contains("bomb@1") && said.contains("nothing of"), "{packer:?}: {said}");
+        // A fast one may meet the disk's end between two looks at what is left.
+        let short = ["capacity.disk_reserve", "free space on the file system of"];
+        assert!(short.iter().any(|word| said.contains(word)), "{packer:?}: {said}");
         assert_eq!(stored(&node), before, "{packer:?}");
         eventually("the room is free again", || (disk.free() + (1 << 20) > free).then_some(()));
     }
