@@ -28,7 +28,8 @@ fn output_and_exit_code_are_the_commands() {
         words.extend(["sh", "-c", "echo out; echo err >&2; exit 42"]);
         let output = output(node.insula(&words));
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(42), "out\n".to_owned()), "{words:?}");
-        assert!(text(&output.stderr).ends_with("err\n"), "{words:?}");
+        // The node's warnings come with the answer to a start, so before or after what the command writes.
+        assert!(text(&output.stderr).lines().any(|line| line == "err"), "{words:?}");
     }
 }
 
