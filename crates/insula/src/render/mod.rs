@@ -100,9 +100,10 @@ pub fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
-/// Writes a line for people to standard error. Where it is gone, there is nobody to tell.
+/// Writes a line for people to standard error, at once: a command may write there, too. Where it is gone, there is
+/// nobody to tell.
 pub fn tell(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Says why a command failed, and what to do.
