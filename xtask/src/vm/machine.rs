@@ -17,7 +17,7 @@ const CPU: &str = "max,-cx16";
 /// Memory of the machine in MiB: root, programs and containers live in it.
 const MEMORY_MIB: &str = "6144";
 
-/// Boots `initramfs` and shows the console; ends when the machine powers off, or after an hour.
+/// Boots `initramfs` and shows the console; ends when the machine powers off, or after as long as the task may take.
 pub(super) fn run(
     kernel: Kernel,
     boot: &Boot,
@@ -25,11 +25,14 @@ pub(super) fn run(
     task: Task<'_>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let console = boot.folder.join("console.log");
-    let filter = if let Task::Tests(filter) = task { filter } else { "" };
+    let (filter, seconds) = match task {
+        Task::Tests(filter) => (filter, "3600"),
+        Task::Systemd => ("", "600"),
+    };
     let append = format!("console=ttyS0 quiet panic=-1 loglevel=4 insula.filter={filter}");
     println!("── machine with kernel {}: booting", boot.release);
     let mut machine = Command::new("timeout")
-        .args(["3600", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"])
+        .args([seconds, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"])
         .args(["-m", MEMORY_MIB, "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-append", &append])
         .arg("-kernel")
         .arg(boot.image())

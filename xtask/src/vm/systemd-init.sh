@@ -5,10 +5,10 @@ mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 depmod
-modprobe brd rd_nr=1 rd_size=2097152
-mkfs.ext4 -q -O ^has_journal /dev/ram0
+truncate -s 2G /disk
+mkfs.ext4 -q -F -O ^has_journal /disk
 mkdir -p /var/lib/insula
-echo '/dev/ram0 /var/lib/insula ext4 defaults 0 0' >/etc/fstab
+echo '/disk /var/lib/insula ext4 loop 0 0' >/etc/fstab
 printf '%s\n' erofs overlay veth loop nf_tables nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_masq nft_nat nft_ct \
 	>/etc/modules-load.d/insula-vm.conf
 cat >/etc/systemd/system/insula-vm.service <<'UNIT'
