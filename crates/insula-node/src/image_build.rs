@@ -153,6 +153,7 @@ impl Runner {
         if network == NetworkAccess::Outside && site.addresses.v4.is_none() {
             let claimed = self.context.host.claim_addresses(NetworkMode::Default, Addresses::default());
             site.addresses = claimed.map_err(container)?;
+            self.context.names.answer(site.id, site.addresses);
         }
         Ok(site)
     }
@@ -242,6 +243,7 @@ impl Drop for Runner {
                 }
             }
         });
+        context.names.forget(site.id);
         context.ids.give_back(site.ids);
         context.host.release_addresses(site.addresses);
     }

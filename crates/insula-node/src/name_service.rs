@@ -7,13 +7,16 @@
 //! Changes that come while a table is being written are in the next one; nobody waits for it. A container has its name
 //! from the moment its start begins until its end is known, so that whoever was told that it runs finds it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use insula_model::{ContainerState, IdRange};
+use insula_model::{ContainerId, ContainerState, IdRange};
 use insula_plan::protocol::names::NamedContainer;
 use tokio::sync::Notify;
 
+use crate::container::record::Addresses;
 use crate::container::snapshot::Snapshot;
 use crate::context::Context;
 
@@ -26,7 +29,11 @@ const GATHERING: Duration = Duration::from_millis(1);
 
 /// Where drivers say that something changed.
 #[derive(Debug, Default)]
-pub(crate) struct NameChanges(Notify);
+pub(crate) struct NameChanges {
+    changed: Notify,
+    /// Containers of builds: no list has them and nobody finds them, but they ask.
+    nameless: Mutex<BTreeMap<ContainerId, Addresses>>,
+}
 
 impl NameChanges {
     /// Tells it if a container is known differently `now` than `before`. Most of what is published changes no name.
@@ -38,7 +45,24 @@ impl NameChanges {
 
     /// Tells it of a container that is new.
     pub(crate) fn tell(&self) {
-        self.0.notify_one();
+        self.changed.notify_one();
+    }
+
+    /// Has a container without a name be answered, until it is [forgotten](Self::forget).
+    pub(crate) fn answer(&self, container: ContainerId, addresses: Addresses) {
+        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).insert(container, addresses);
+        self.tell();
+    }
+
+    /// It has gone.
+    pub(crate) fn forget(&self, container: ContainerId) {
+        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).remove(&container);
+        self.tell();
+    }
+
+    fn nameless(&self) -> Vec<NamedContainer> {
+        let nameless = self.nameless.lock().unwrap_or_else(PoisonError::into_inner);
+        nameless.values().map(|&own| NamedContainer { names: Vec::new(), addresses: each(own) }).collect()
     }
 }
 
@@ -79,7 +103,7 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = context.names.0.notified() => tokio::time::sleep(GATHERING).await,
+            () = context.names.changed.notified() => tokio::time::sleep(GATHERING).await,
             _ = looks.tick() => context.host.look_for_resolvers().await,
         }
         if let Err(problem) = context.host.write_names(containers(&context)) {
@@ -90,13 +114,17 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
 
 /// All containers that have addresses of their own, as the service is to know them.
 pub(crate) fn containers(context: &Context) -> Vec<NamedContainer> {
-    context.directory.snapshots().iter().filter_map(|now| named(now)).collect()
+    let named = context.directory.snapshots().into_iter().filter_map(|now| named(&now));
+    named.chain(context.names.nameless()).collect()
+}
+
+fn each(addresses: Addresses) -> Vec<IpAddr> {
+    [addresses.v4.map(Into::into), addresses.v6.map(Into::into)].into_iter().flatten().collect()
 }
 
 fn named(now: &Snapshot) -> Option<NamedContainer> {
     let record = &now.record;
-    let addresses = [record.addresses.v4.map(Into::into), record.addresses.v6.map(Into::into)];
-    let addresses: Vec<_> = addresses.into_iter().flatten().collect();
+    let addresses = each(record.addresses);
     // Without a network of its own it is found by nobody, and its name is not kept from the host's name servers.
     if addresses.is_empty() || now.state.is_none() {
         return None;

@@ -234,8 +234,9 @@ fn live_a01_a_command_reaches_the_network_only_if_the_recipe_says_so() {
     assert!(said.contains("step 1 of 1"), "{said}");
     build(&node, "2", &step(true));
     assert!(node.ok(["run", "--rm", "small@2", "cat", "/usr/got"]).stdout.contains("root"));
-    let resolvers = "[[run]]\nshell = 'grep -q ^nameserver /etc/resolv.conf'\nnetwork = true\n";
-    build(&node, "3", resolvers);
+    let names = "[[run]]\nshell = 'nslookup -type=a server.insula > /usr/found'\nnetwork = true\n";
+    build(&node, "3", names);
+    assert!(node.ok(["run", "--rm", "small@3", "cat", "/usr/found"]).stdout.contains(&address));
 }
 
 #[test]

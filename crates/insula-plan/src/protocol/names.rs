@@ -41,7 +41,7 @@ pub const GIVEN_NAMES: [&str; 5] =
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct NamedContainer {
-    /// Its name, then other names it answers to; lower case.
+    /// Its name, then other names it answers to; lower case. None for one that asks and is not found.
     #[n(0)]
     pub names: Vec<String>,
     /// Its addresses while it is up; none while it is not.
