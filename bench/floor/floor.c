@@ -405,7 +405,7 @@ static void take(int socket, int *fds, int count) {
 }
 /* Insula's process 1 and its descriptors, as crates/insula-plan/src/protocol/init.rs numbers them from 3 on; the program
  * comes last. The other end of the status socket stays open here. */
-enum { CONFIG, STATUS, EXEC, EXIT_FACT, PROGRAM, INIT };
+enum { CONFIG, STATUS, EXEC, EXIT_FACT, OUTPUT, ERROR, PROGRAM, INIT };
 static int is_init(char **command) { return !strcmp(command[0], "@init"); }
 static void init_prepare(char **command, int *fds) {
     struct sockaddr name = { .sa_family = AF_UNIX };
@@ -416,6 +416,8 @@ static void init_prepare(char **command, int *fds) {
     CHECK(bind(fds[EXEC], &name, sizeof name.sa_family));
     CHECK(listen(fds[EXEC], 16));
     CHECK(fds[EXIT_FACT] = memfd_create("exit", MFD_CLOEXEC));
+    CHECK(fds[OUTPUT] = open("/dev/null", O_RDONLY | O_CLOEXEC));
+    CHECK(fds[ERROR] = open("/dev/null", O_RDONLY | O_CLOEXEC));
     CHECK(fds[PROGRAM] = open(command[1], O_RDONLY | O_CLOEXEC));
     CHECK(fds[CONFIG] = open(command[2], O_RDONLY | O_CLOEXEC));
 }
