@@ -1,19 +1,19 @@
 //! Reading a version's bytes again while it is in use: slowly, past every cache, so that damage of the disk is found
 //! before a container reads it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use insula_model::{Bytes, ImageId, Sha256Digest};
 use jiff::Timestamp;
-use rustix::fs::{Advice, OFlags, fadvise};
-use rustix::io::Errno;
+use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
+use super::direct::{AlignedBuffer, is_not_direct, open_direct};
 use super::medium::{FileState, StoreFileError};
 use super::{CHECKED_FILE, IMAGE_FILE, Store, VerifyError, VerifyReport};
 use crate::progress::{Cancelled, Phase, Watch};
@@ -31,8 +31,6 @@ pub enum Scrubbed {
 
 /// Bytes read at once; a multiple of every block size that direct reading may want.
 const READ_BYTES: usize = 1 << 20;
-/// Alignment of memory and offsets that direct reading may want.
-const ALIGNMENT: usize = 4096;
 /// Longest sleep between two looks at whether it is to stop.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 
@@ -88,12 +86,7 @@ enum Uncached {
 
 impl Uncached {
     fn open(path: &Path) -> io::Result<Self> {
-        let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-        match OpenOptions::new().read(true).custom_flags(direct).open(path) {
-            Ok(file) => Ok(Self::Direct(file)),
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Self::open_dropped(path),
-            Err(error) => Err(error),
-        }
+        open_direct(path)?.map_or_else(|| Self::open_dropped(path), |file| Ok(Self::Direct(file)))
     }
 
     fn open_dropped(path: &Path) -> io::Result<Self> {
@@ -114,9 +107,8 @@ impl Uncached {
 
 fn digest_slowly(path: &Path, bytes: u64, rate: Bytes, watch: Watch<'_>) -> io::Result<Sha256Digest> {
     let mut file = Uncached::open(path)?;
-    let mut memory = vec![0; READ_BYTES + ALIGNMENT];
-    let start = memory.as_ptr().align_offset(ALIGNMENT);
-    let buffer = &mut memory[start..start + READ_BYTES];
+    let mut memory = AlignedBuffer::new(READ_BYTES);
+    let buffer = memory.bytes();
     let began = Instant::now();
     let mut hash = Sha256::new();
     let mut offset = 0;
@@ -125,8 +117,7 @@ fn digest_slowly(path: &Path, bytes: u64, rate: Bytes, watch: Watch<'_>) -> io::
         let got = match file.read(buffer, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(got) => got,
-            // Some file systems refuse direct reading only when it is tried, or at a file's odd end.
-            Err(error) if matches!(file, Uncached::Direct(_)) && error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error) if matches!(file, Uncached::Direct(_)) && is_not_direct(&error) => {
                 file = Uncached::open_dropped(path)?;
                 continue;
             }

@@ -10,17 +10,16 @@
 //! most of what publishing costs; comparing bytes costs a tenth, and goes on while the one digest is made. A file
 //! system that reads only through its cache gets the old way: the cache is dropped, and what comes back is hashed too.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use insula_model::Sha256Digest;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::direct::{AlignedBuffer, is_not_direct, open_direct};
 use super::medium::{digest_from_medium, drop_cache};
 use crate::progress::{Cancelled, Phase, Watch};
 
@@ -28,9 +27,6 @@ use crate::progress::{Cancelled, Phase, Watch};
 const COMPARED_BYTES: usize = 4 << 20;
 /// Bytes hashed at once: they stay in the processor's cache on their way.
 const HASHED_BYTES: usize = 256 << 10;
-/// What reading past the cache wants of addresses and offsets; no disk has larger blocks.
-const ALIGNMENT: usize = 4096;
-
 /// Flushes a file of whole blocks, and gives the SHA-256 of its `bytes` bytes when the disk holds the same ones; none
 /// when it does not. Nothing of the file stays in the cache.
 pub(super) fn settle(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -> io::Result<Option<Sha256Digest>> {
@@ -68,11 +64,7 @@ enum Comparison {
 }
 
 fn compare_with_medium(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -> io::Result<Comparison> {
-    let direct = OpenOptions::new().read(true).custom_flags(open_flags(OFlags::DIRECT)).open(path);
-    let direct = match direct {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => return Ok(Comparison::Impossible),
-        opened => opened?,
-    };
+    let Some(direct) = open_direct(path)? else { return Ok(Comparison::Impossible) };
     let (mut on_disk, mut written) = (AlignedBuffer::new(COMPARED_BYTES), vec![0; COMPARED_BYTES]);
     let mut offset = 0;
     while offset < bytes {
@@ -80,7 +72,7 @@ fn compare_with_medium(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -
         let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(COMPARED_BYTES);
         let on_disk = &mut on_disk.bytes()[..length];
         match direct.read_exact_at(on_disk, offset) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => return Ok(Comparison::Impossible),
+            Err(error) if is_not_direct(&error) => return Ok(Comparison::Impossible),
             read => read?,
         }
         let written = &mut written[..length];
@@ -91,10 +83,6 @@ fn compare_with_medium(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -
         offset += u64::try_from(length).map_err(io::Error::other)?;
     }
     Ok(Comparison::Equal)
-}
-
-fn open_flags(flags: OFlags) -> i32 {
-    i32::try_from(flags.bits()).expect("flags of open fit into its argument")
 }
 
 /// Digest of what was written, out of the cache; ends early when `given_up`.
@@ -114,28 +102,10 @@ fn digest_of_cached(file: &File, bytes: u64, given_up: &AtomicBool) -> io::Resul
     Ok(Sha256Digest(hash.finalize().into()))
 }
 
-/// Memory that begins at a multiple of [`ALIGNMENT`].
-struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl AlignedBuffer {
-    fn new(length: usize) -> Self {
-        let memory = vec![0; length + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Self { memory, start, length }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
     use std::io::Write;
     use std::path::PathBuf;
 
