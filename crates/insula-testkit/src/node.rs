@@ -199,6 +199,17 @@ impl Node {
         assert!(ended, "the daemon did not end on SIGTERM\n{}", self.log_tail());
     }
 
+    /// What there is of it once all its programs run: the name service starts after the daemon is ready.
+    ///
+    /// # Panics
+    ///
+    /// The name service does not start, as where the configuration turns it off.
+    #[must_use]
+    pub fn at_rest(&self) -> Leftovers {
+        eventually("the node's programs run", || self.servant("insula-guest"));
+        self.on_host()
+    }
+
     /// Process id of one of the node's other programs (`insula-launcher`, `insula-keeper`, `insula-guest`), if it runs.
     #[must_use]
     pub fn servant(&self, program: &str) -> Option<Pid> {

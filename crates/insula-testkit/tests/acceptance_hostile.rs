@@ -41,7 +41,7 @@ fn stored(node: &Node) -> Vec<String> {
 #[test]
 fn live_t13_hostile_archives_are_refused_by_name_and_leave_nothing() {
     let node = Node::start();
-    let before = (stored(&node), seen(&node.on_host()));
+    let before = (stored(&node), seen(&node.at_rest()));
     for (what, bytes, expected) in hostile::corpus::refused().into_iter().chain(hostile::oci::refused()) {
         let said = import(&node, "bad@1", &bytes).with_code(2).stderr;
         for word in [expected, "bad@1", "nothing of the image is left"] {
@@ -147,7 +147,7 @@ fn live_t06_links_at_mount_targets_refuse_the_start_and_make_nothing_on_the_host
         let bytes = without(archive(), target).link(target, tar::EntryType::Symlink, &to).end();
         let imported = import(&node, &image, &bytes);
         assert_eq!(imported.code, 0, "{target}: {}", imported.stderr);
-        let before = seen(&node.on_host());
+        let before = seen(&node.at_rest());
         let said = node.run(["run", "--rm", "--strict", &image, "/bin/busybox", "true"]);
         assert_eq!(said.code, 125, "/{target} -> {to}: {}", said.stderr);
         let is_named = said.stderr.contains(target) && said.stderr.contains("symbolic link");

@@ -107,7 +107,7 @@ fn live_a_writable_root_keeps_what_is_written() {
 #[test]
 fn live_a04_an_unknown_version_falls_back_to_the_default_and_says_so() {
     let node = node();
-    let before = node.on_host();
+    let before = node.at_rest();
     let run = node.ok(["run", "--rm", "busybox@7", "cat", "/etc/os-release"]);
     assert!(run.stdout.contains("ID=busybox"));
     assert!(run.stderr.contains("busybox@7") && run.stderr.contains("busybox@1"), "{}", run.stderr);
@@ -121,7 +121,7 @@ fn live_a04_an_unknown_version_falls_back_to_the_default_and_says_so() {
 #[test]
 fn live_a09_a_missing_image_is_refused_and_leaves_nothing() {
     let node = node();
-    let before = node.on_host();
+    let before = node.at_rest();
     let said = node.fails(125, ["run", "--rm", "nothing", "true"]);
     assert!(said.contains("nothing"), "{said}");
     assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
@@ -138,7 +138,7 @@ fn live_a09_data_that_cannot_be_reached_refuses_the_start() {
     // Whatever was there: now it is a file.
     let _ = std::fs::remove_dir_all(&data);
     std::fs::write(&data, "").unwrap();
-    let before = node.on_host();
+    let before = node.at_rest();
     let said = node.fails(1, ["start", "c"]);
     assert!(said.contains("data"), "{said}");
     nothing_new(&before, &node);
