@@ -1,6 +1,7 @@
 //! The daemon on a real machine: killed at any moment, its servants killed, names and questions about containers.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
@@ -106,6 +107,56 @@ fn live_a_killed_launcher_and_a_killed_keeper_are_replaced() {
 /// How many lines a container wrote.
 fn lines_of_log(node: &Node, name: &str) -> usize {
     node.ok(["logs", name]).stdout.lines().count()
+}
+
+/// Kills the first two workers of the launcher that appear and have let go of its descriptors, until `ended`: how many.
+fn kill_workers(launcher: Pid, mut ended: impl FnMut() -> bool) -> usize {
+    let launcher = launcher.as_raw_nonzero();
+    let program = std::fs::read_link(format!("/proc/{launcher}/exe")).unwrap();
+    let workers = || {
+        let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+        let children = children.split_ascii_whitespace().map(|pid| pid.parse::<i32>().unwrap()).collect::<Vec<_>>();
+        children
+            .into_iter()
+            .filter(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
+    };
+    // The one that waits for the next start is none of those.
+    let known = eventually("a worker waits", || Some(workers().collect::<Vec<_>>()).filter(|known| known.len() == 1));
+    let mut killed = BTreeSet::new();
+    while !ended() {
+        for pid in workers().filter(|pid| !known.contains(pid)) {
+            // Standard streams, its report, and what it was given to unmount.
+            let few = std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| (1..=5).contains(&fds.count()));
+            if few && killed.len() < 2 && killed.insert(pid) {
+                kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+            }
+        }
+    }
+    killed.len()
+}
+
+#[test]
+fn live_a_sweep_whose_worker_dies_is_done_again_until_nothing_is_left() {
+    let node = node();
+    let before = node.at_rest();
+    let launcher = node.servant("insula-launcher").unwrap();
+    let mut killed = 0;
+    for _ in 0..30 {
+        node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "600"]);
+        let mut delete = node.insula(["delete", "--force", "c"]).stdout(Stdio::null()).spawn().unwrap();
+        let mut ended = None;
+        killed += kill_workers(launcher, || {
+            ended = delete.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(ended.unwrap().success());
+        let left = node.on_host();
+        assert_eq!((left.cgroups, left.links), (before.cgroups.clone(), before.links.clone()));
+        if killed >= 5 {
+            return;
+        }
+    }
+    panic!("only {killed} workers were met at their work");
 }
 
 #[test]

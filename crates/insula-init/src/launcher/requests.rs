@@ -217,7 +217,8 @@ impl Launcher {
                 Work::Sweep(plan) => {
                     let task = Task::Sweep { container: plan.container };
                     let mounts = self.containers.give_up_mounts(plan.container);
-                    let spawned = self.workers.spawn(&self.poller, (task, asker), |_| worker::sweep(&plan, mounts));
+                    let spawned =
+                        self.workers.spawn(&self.poller, (task, asker), |report| worker::sweep(report, &plan, mounts));
                     spawned.map_err(|errno| Failure::from_error(FailureKind::Kernel, &errno))
                 }
             };

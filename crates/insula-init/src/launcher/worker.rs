@@ -1,9 +1,11 @@
 //! Workers: forked children of the launcher that do one slow thing each and report.
 //!
-//! One more waits for the next start: it is forked while nothing is asked, closes the launcher's descriptors, and is
-//! given the plan and its slots by message. A start with it waits neither for the fork nor for the copy of a descriptor
-//! table that grows with the containers. Where there is none, or the plan has more slots than a message holds, a worker
-//! is forked for the start.
+//! A worker keeps what its thing needs and closes the launcher's other descriptors first: one that hangs keeps neither
+//! other containers' mounts nor their pipes.
+//!
+//! One more waits for the next start: it is forked while nothing is asked, and is given the plan and its slots by
+//! message. A start with it waits neither for the fork nor for the copy of a descriptor table that grows with the
+//! containers. Where there is none, or the plan has more slots than a message holds, a worker is forked for the start.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -153,10 +155,8 @@ impl Workers {
             Ok(Fork::Parent(pid)) => self.spare = Some(Spare { pid, reports }),
             Ok(Fork::Child) => {
                 prepare();
-                // The launcher's end among them: it is what tells that nobody will ask any more.
-                if fd_table::close_all_but(&[report.as_fd()]).is_err() {
-                    exit_now(1);
-                }
+                // The launcher's end among what is closed: it is what tells that nobody will ask any more.
+                keep_only(&report, std::iter::empty());
                 let Ok(Received { message: Begin, fds }) = report.receive(Wait::Forever) else { exit_now(0) };
                 finish(&report, &start_given(fds))
             }
@@ -184,7 +184,10 @@ impl Workers {
             self.busy.insert(self.last_number, Worker { task, asker, pid, reports });
             return Ok(());
         }
-        self.spawn(poller, (task, asker), |_| start(plan, slots))
+        self.spawn(poller, (task, asker), |report| {
+            keep_only(report, slots.filled().map(|(_, fd)| fd));
+            start(plan, slots)
+        })
     }
 
     /// The worker that waited, if there is one and it was given everything.
@@ -249,6 +252,15 @@ fn prepare() {
     std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
 }
 
+/// Closes every descriptor of the launcher's but the worker's report, `others` and the standard streams. Handles to
+/// them are void.
+fn keep_only<'a>(report: &'a Channel, others: impl Iterator<Item = BorrowedFd<'a>>) {
+    let kept: Vec<BorrowedFd<'_>> = std::iter::once(report.as_fd()).chain(others).collect();
+    if fd_table::close_all_but(&kept).is_err() {
+        exit_now(1);
+    }
+}
+
 /// Last thing in a worker.
 fn finish(report: &Channel, done: &Done) -> ! {
     let fds: Vec<BorrowedFd<'_>> = done.fds.iter().map(AsFd::as_fd).collect();
@@ -267,7 +279,7 @@ fn start_given(fds: Vec<OwnedFd>) -> Done {
 }
 
 /// Carries a plan out, in the worker.
-pub(crate) fn start(plan: &Plan, slots: Slots) -> Done {
+fn start(plan: &Plan, slots: Slots) -> Done {
     match execute::start(plan, slots) {
         Ok(Started { process, pidfd, console, mounts, left }) => {
             let report = Report::Started { process, mounts: mounts.is_some(), console: console.is_some() };
@@ -283,7 +295,8 @@ pub(crate) fn start(plan: &Plan, slots: Slots) -> Done {
 
 /// Sweeps, in the worker. `mounts` is what the launcher held of the container's: it is unmounted here, where nobody
 /// else waits.
-pub(crate) fn sweep(plan: &SweepPlan, mounts: Option<OwnedFd>) -> Done {
+pub(crate) fn sweep(report: &Channel, plan: &SweepPlan, mounts: Option<OwnedFd>) -> Done {
+    keep_only(report, mounts.iter().map(AsFd::as_fd));
     drop(mounts);
     Done::new(match sweep::sweep(plan) {
         Ok(()) => Report::Swept,

@@ -58,8 +58,6 @@ struct State {
     /// Process number of the launcher there.
     launcher: Option<u32>,
     last_op: u64,
-    /// How many connections were closed.
-    generation: u64,
     calls: HashMap<OpId, oneshot::Sender<Result<Outcome, Problem>>>,
     exits: HashMap<ContainerId, oneshot::Sender<Exit>>,
 }
@@ -154,11 +152,6 @@ impl Link {
     /// Process number of the launcher, or of the last one.
     pub(super) fn launcher(&self) -> Option<u32> {
         self.state().launcher
-    }
-
-    /// A number that is another one after a launcher went away.
-    pub(super) fn generation(&self) -> u64 {
-        self.state().generation
     }
 
     /// Waits until there is no connection.
@@ -292,7 +285,6 @@ impl Link {
         if connection.closed.swap(true, Ordering::Relaxed) {
             return;
         }
-        state.generation += 1;
         // None is there when it closed before the launcher answered the hello.
         if state.connection.as_ref().is_none_or(|now| Arc::ptr_eq(now, connection)) {
             state.connection = None;

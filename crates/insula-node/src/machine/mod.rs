@@ -28,6 +28,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -59,8 +60,11 @@ pub(crate) use network::Traces;
 pub(crate) use servants::connect;
 pub(crate) use start::image_key;
 
-/// Launchers that may die during the sweep of one container.
-const SWEEP_TRIES_MAX: u32 = 5;
+/// How long a container is swept again and again: workers and launchers may die, and a device may be busy.
+const SWEEP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Pause before the second try of a sweep; each further one is twice as long.
+const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// This machine.
 #[derive(Debug)]
@@ -165,18 +169,21 @@ impl Machine {
         }
     }
 
-    /// Removes everything of a container from the host. A launcher that dies meanwhile leaves it to the next.
+    /// Removes everything of a container from the host. Whoever dies meanwhile, or whatever is still in use, leaves it to
+    /// a later try.
     async fn sweep_container(self: Arc<Self>, id: ContainerId, traces: Traces) -> Result<(), Problem> {
-        for _ in 1..SWEEP_TRIES_MAX {
-            let launcher = self.link.generation();
+        let began = Instant::now();
+        let mut pause = SWEEP_PAUSE_MIN;
+        loop {
             match self.try_sweep(id, &traces).await {
-                Err(problem) if launcher != self.link.generation() => {
-                    tracing::info!(container = %id, detail = problem.detail, "swept once more");
+                Err(problem) if began.elapsed() + pause < SWEEP_TIME_MAX => {
+                    tracing::warn!(container = %id, detail = problem.detail, "swept once more");
                 }
                 result => return result,
             }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
-        self.try_sweep(id, &traces).await
     }
 
     async fn try_sweep(&self, id: ContainerId, traces: &Traces) -> Result<(), Problem> {
