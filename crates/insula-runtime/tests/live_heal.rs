@@ -13,7 +13,7 @@ use harness::{Node, Start, id, is_gone, kernel_remembers, kill, launcher_program
 use insula_model::{ContainerId, ImageConfig};
 use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
 use insula_plan::protocol::failure::FailureKind;
-use insula_plan::protocol::keeper::{KeeperAnswer, KeeperRequest, LogBounds, LogStart, LogStream, TeeSpec, WhenSlow};
+use insula_plan::protocol::keeper::{KeeperRequest, LogBounds, LogStart, LogStream, TeeSpec, WhenSlow};
 use insula_plan::protocol::launcher::{
     ContainerCondition, ImageKey, LauncherClient, LauncherError, LauncherEvent, LauncherOutcome, LauncherRequest,
 };
@@ -62,23 +62,6 @@ fn let_go(node: &Node, name: &str) {
     std::fs::write(node.path("data").join(name), b"").unwrap();
 }
 
-fn keeper_pid(node: &mut Node) -> u32 {
-    ask_keeper(node).unwrap()
-}
-
-/// The keeper's process number; none of one that died before it answered.
-fn ask_keeper(node: &mut Node) -> Option<u32> {
-    let hello = KeeperRequest::Hello { version: insula_plan::protocol::PROTOCOL_VERSION };
-    match node.client.call(LauncherRequest::Keep(hello), &[]) {
-        Ok(answer) => match answer.message {
-            LauncherOutcome::Kept(KeeperAnswer::Welcome { pid, .. }) => Some(pid),
-            other => panic!("{other:?}"),
-        },
-        Err(LauncherError::Failed(failure)) if failure.kind == FailureKind::KeeperLost => None,
-        Err(error) => panic!("{error:?}"),
-    }
-}
-
 fn list(node: &mut Node) -> (Vec<(ContainerId, ContainerCondition)>, Vec<OwnedFd>) {
     let listed = node.client.call(LauncherRequest::List { after: None }, &[]).unwrap();
     let LauncherOutcome::Containers { containers, more: false } = listed.message else { panic!() };
@@ -103,14 +86,14 @@ fn live_a_killed_launcher_is_replaced_and_every_end_is_known() {
     let ends = start(&mut node, &key, id(12), "ends");
     let killed = start(&mut node, &key, id(13), "killed");
     let killed_later = start(&mut node, &key, id(14), "killed-later");
-    let keeper = keeper_pid(&mut node);
+    let keeper = node.keeper_pid();
     node.kill_launcher();
     let_go(&node, "ends");
     kill(killed.pid);
     wait_until("both ended", || is_gone(ends.pid) && is_gone(killed.pid));
 
     node.start_launcher();
-    assert_eq!(keeper_pid(&mut node), keeper, "the keeper is found again");
+    assert_eq!(node.keeper_pid(), keeper, "the keeper is found again");
     let (listed, pidfds) = list(&mut node);
     let conditions: Vec<_> = listed.into_iter().map(|(_, condition)| condition).collect();
     let [ContainerCondition::Running(first), ContainerCondition::Ended(second), third, fourth] = &conditions[..] else {
@@ -151,12 +134,12 @@ fn live_a_killed_keeper_is_replaced_and_the_log_goes_on() {
     start(&mut node, &key, id(21), "first");
     start(&mut node, &key, id(22), "second");
     for _ in 0..3 {
-        let keeper = keeper_pid(&mut node);
+        let keeper = node.keeper_pid();
         kill(keeper);
         wait_until("the keeper is replaced", || {
             matches!(node.client.event().unwrap().message, LauncherEvent::KeeperRestarted)
         });
-        assert_ne!(keeper_pid(&mut node), keeper);
+        assert_ne!(node.keeper_pid(), keeper);
     }
     let_go(&node, "first");
     assert_eq!(next_end(&mut node, id(21)).status, Some(ExitStatus::Exited(5)));
@@ -202,7 +185,7 @@ fn live_a_keeper_that_is_killed_after_a_containers_end_loses_one_read_of_a_slow_
     assert_eq!(next_end(&mut node, id(61)).status, Some(ExitStatus::Exited(0)));
     let remove = KeeperRequest::RemoveContainer { container: id(61) };
     node.client.call(LauncherRequest::Keep(remove), &[]).unwrap();
-    kill(keeper_pid(&mut node));
+    kill(node.keeper_pid());
     wait_until("the keeper is replaced", || {
         matches!(node.client.event().unwrap().message, LauncherEvent::KeeperRestarted)
     });
@@ -218,7 +201,7 @@ fn live_a_keeper_that_dies_again_and_again_is_started_later_and_later_and_what_i
     let mut node = Node::start();
     let mut began = Vec::new();
     for _ in 0..4 {
-        let keeper = keeper_pid(&mut node);
+        let keeper = node.keeper_pid();
         began.push(Instant::now());
         kill(keeper);
         wait_until("the keeper is replaced", || {
@@ -229,10 +212,10 @@ fn live_a_keeper_that_dies_again_and_again_is_started_later_and_later_and_what_i
     assert!(last >= Duration::from_secs(1), "the fourth one came after {last:?}");
     let (key, name) = (node.image(), "pause");
     start(&mut node, &key, id(62), name);
-    let dead = keeper_pid(&mut node);
+    let dead = node.keeper_pid();
     kill(dead);
     let asked = Instant::now();
-    wait_until("the next one answers", || ask_keeper(&mut node).is_some_and(|pid| pid != dead));
+    wait_until("the next one answers", || node.ask_keeper().is_some_and(|pid| pid != dead));
     assert!(asked.elapsed() >= Duration::from_secs(4), "it was answered after {:?}", asked.elapsed());
     let_go(&node, name);
     wait_until("its output is logged", || log_text(&node, name) == "up\ngoing\n");

@@ -216,6 +216,7 @@ fn live_a_joined_process_is_followed_by_the_launchers_next_build_and_by_one_that
 fn live_a_container_has_256_joined_processes_at_most_and_room_again_when_one_ended() {
     let (mut node, key) = node_with_init();
     let running = boot(&mut node, &key, id(7));
+    let keeper = node.keeper_pid();
     let null = std::fs::File::open("/dev/null").unwrap();
     let sleep = |on_close| (shell_process("exec sleep 1000"), on_close);
     let mut connections: Vec<_> =
@@ -229,4 +230,6 @@ fn live_a_container_has_256_joined_processes_at_most_and_room_again_when_one_end
     connections.pop();
     wait_until("there is room", || begin_join(&mut node, id(7), sleep(OnClose::Kill), &[null.as_fd(); 3]).is_ok());
     end(&mut node, id(7), &running);
+    // All of them ended at once, and the keeper was told of each.
+    assert_eq!(node.keeper_pid(), keeper);
 }

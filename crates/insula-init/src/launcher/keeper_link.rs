@@ -59,6 +59,10 @@ pub enum KeeperLinkError {
     },
 }
 
+/// Calls that the keeper has not answered, at most; further ones wait here. Their answers fit into the connection, so a
+/// launcher that has much to say before it listens (a container of 256 joined processes ends) is not hung up on.
+const ASKED_MAX: usize = 64;
+
 /// A call that the keeper has not answered yet.
 #[derive(Debug)]
 struct Pending {
@@ -72,14 +76,15 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct KeeperLink {
     channel: Channel,
-    pid: Pid,
+    /// Its process, once it has said which it is.
+    process: Option<OwnedFd>,
     /// What it speaks.
     version: u16,
     program: PathBuf,
     socket: PathBuf,
     mirror: Mirror,
     pending: HashMap<u64, Pending>,
-    /// Calls that wait for the next keeper.
+    /// Calls that wait for answers to others, or for the next keeper.
     held: VecDeque<Pending>,
     respawn: Respawn,
     /// What it said while an answer was waited for.
@@ -128,7 +133,7 @@ impl KeeperLink {
         respawn.began(Instant::now());
         let mut link = Self {
             channel,
-            pid: Pid::INIT,
+            process: None,
             version: PROTOCOL_VERSION,
             program,
             socket,
@@ -148,7 +153,10 @@ impl KeeperLink {
         loop {
             let answer = self.ask(KeeperRequest::Hello { version: self.version }, &[])?.message;
             let KeeperAnswer::Welcome { version, pid } = answer else { return Err(KeeperLinkError::NotWelcome) };
-            self.pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(KeeperLinkError::NotWelcome)?;
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+                .map_err(|errno| KeeperLinkError::Kernel { call: "pidfd_open(keeper)", errno })?;
+            self.process = Some(pidfd);
             if version == self.version {
                 return Ok(());
             }
@@ -169,8 +177,7 @@ impl KeeperLink {
         if self.version == PROTOCOL_VERSION {
             return Ok(());
         }
-        rustix::process::kill_process(self.pid, Signal::KILL)
-            .map_err(|errno| KeeperLinkError::Kernel { call: "kill the keeper of an older build", errno })?;
+        self.kill();
         while self.channel.receive::<KeeperMessage>(Wait::Forever).is_ok() {}
         self.replace()
     }
@@ -229,30 +236,49 @@ impl KeeperLink {
 
     /// Goes to the mount namespace that the keeper has stayed in.
     pub(crate) fn enter_mount_namespace(&self) -> Result<(), KeeperLinkError> {
-        let kernel = |call| move |errno| KeeperLinkError::Kernel { call, errno };
-        let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty()).map_err(kernel("pidfd_open(keeper)"))?;
-        move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::MOUNT).map_err(kernel("setns(mount)"))
+        let process = self.process.as_ref().ok_or(KeeperLinkError::NotWelcome)?;
+        move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::MOUNT)
+            .map_err(|errno| KeeperLinkError::Kernel { call: "setns(mount)", errno })
     }
 
-    /// Passes a request on; its answer is heard later. Between two keepers it waits for the next one.
+    /// Ends it. Two keepers would read from the same pipes.
+    fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            // It may have ended already.
+            rustix::process::pidfd_send_signal(&process, Signal::KILL).unwrap_or_default();
+        }
+    }
+
+    /// Passes a request on; its answer is heard later. It waits while the keeper has enough to answer, and between two
+    /// keepers for the next one.
     ///
     /// # Errors
     ///
-    /// The keeper does not read: then it waits for its disk, and nothing of ours waits for it. Or too much waits for the
-    /// next one. What was to be passed on is lost.
+    /// The keeper does not read: then it waits for its disk, and nothing of ours waits for it. Or too much waits already.
+    /// What was to be passed on is lost.
     pub(crate) fn pass_on(
         &mut self,
         request: KeeperRequest,
         fds: Vec<OwnedFd>,
         asker: Option<Asker>,
     ) -> Result<(), SendError> {
-        if self.is_gone() {
-            if self.held.len() >= WAITING_MAX {
-                return Err(SendError::WouldBlock);
-            }
-            self.held.push_back(Pending { asker, request, fds });
-            return Ok(());
+        let call = Pending { asker, request, fds };
+        if self.takes_calls() && self.held.is_empty() {
+            return self.call(call);
         }
+        if self.held.len() >= WAITING_MAX {
+            return Err(SendError::WouldBlock);
+        }
+        self.held.push_back(call);
+        Ok(())
+    }
+
+    /// Whether it is there and has not enough to answer.
+    fn takes_calls(&self) -> bool {
+        !self.is_gone() && self.pending.len() < ASKED_MAX
+    }
+
+    fn call(&mut self, Pending { asker, request, fds }: Pending) -> Result<(), SendError> {
         self.last_number += 1;
         let number = self.last_number;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -311,20 +337,24 @@ impl KeeperLink {
         Ok(())
     }
 
-    /// It died, or no other could be started. Those who asked it, or waited for the next one, are to be told.
+    /// It died or hung up, or no other could be started. Those who asked it, or waited for the next one, are to be told.
     pub(crate) fn died(&mut self, now: Instant) -> Vec<Asker> {
+        self.kill();
         self.respawn.died(now);
         let asked = self.pending.drain().map(|(_, pending)| pending);
         asked.chain(self.held.drain(..)).filter_map(|pending| pending.asker).collect()
     }
 
-    /// Asks a new keeper what waited for it; those whose request it did not take.
+    /// Asks what waited, as far as the keeper takes it; those whose request was lost.
     pub(crate) fn ask_held(&mut self) -> Vec<Asker> {
-        let held = std::mem::take(&mut self.held);
-        let asked = held
-            .into_iter()
-            .filter_map(|Pending { asker, request, fds }| self.pass_on(request, fds, asker).err().and(asker));
-        asked.collect()
+        let mut lost = Vec::new();
+        while self.takes_calls()
+            && let Some(call) = self.held.pop_front()
+        {
+            let asker = call.asker;
+            lost.extend(self.call(call).err().and(asker));
+        }
+        lost
     }
 
     /// Whether the last one died and there is no other yet.

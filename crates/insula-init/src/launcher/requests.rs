@@ -484,7 +484,10 @@ impl Launcher {
                 }
                 Ok(Heard::Drained(container)) => self.daemon.tell(&LauncherEvent::LogDrained { container }, &[]),
                 Ok(Heard::Nothing) => {}
-                Err(ReceiveError::WouldBlock) => return,
+                Err(ReceiveError::WouldBlock) => {
+                    let askers = self.keeper.ask_held();
+                    return self.refuse(askers, "the keeper does not take it");
+                }
                 Err(_) => {
                     self.poller.remove(&self.keeper);
                     let askers = self.keeper.died(Instant::now());

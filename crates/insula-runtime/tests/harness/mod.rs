@@ -15,6 +15,8 @@ use insula_network::{ContainerAddresses, ContainerNetwork, NetworkConfig, NodeNe
 use insula_plan::host_step::LayerNames;
 use insula_plan::plan::Plan;
 use insula_plan::protocol::facts::{EndedFact, ProcessIdentity};
+use insula_plan::protocol::failure::FailureKind;
+use insula_plan::protocol::keeper::{KeeperAnswer, KeeperRequest};
 use insula_plan::protocol::launcher::{
     ImageKey, LauncherClient, LauncherError, LauncherEvent, LauncherOutcome, LauncherRequest, OpId, ShutdownWhen,
 };
@@ -160,6 +162,24 @@ impl Node {
         });
     }
 
+    /// The keeper's process number.
+    pub(crate) fn keeper_pid(&mut self) -> u32 {
+        self.ask_keeper().unwrap()
+    }
+
+    /// The keeper's process number; none of one that died before it answered.
+    pub(crate) fn ask_keeper(&mut self) -> Option<u32> {
+        let hello = KeeperRequest::Hello { version: insula_plan::protocol::PROTOCOL_VERSION };
+        match self.client.call(LauncherRequest::Keep(hello), &[]) {
+            Ok(answer) => match answer.message {
+                LauncherOutcome::Kept(KeeperAnswer::Welcome { pid, .. }) => Some(pid),
+                other => panic!("{other:?}"),
+            },
+            Err(LauncherError::Failed(failure)) if failure.kind == FailureKind::KeeperLost => None,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -302,6 +322,14 @@ impl Node {
         self.client.call(LauncherRequest::Sweep { container: id }, &[file.as_fd()]).unwrap();
     }
 
+    /// How many of its own programs run: those that were told its folder.
+    fn programs_running(&self) -> usize {
+        let run = self.path("run").display().to_string();
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        commands.filter(|command| String::from_utf8_lossy(command).split('\0').any(|word| word == run)).count()
+    }
+
     /// That nothing of a container is on the host: no control group, no facts, no process with an id of its range, and
     /// no mount in the launcher's namespace but its images; no link and no element of the table.
     pub(crate) fn assert_nothing_left(&self, id: ContainerId) {
@@ -343,6 +371,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.client.call(LauncherRequest::Shutdown(ShutdownWhen::Now), &[]).unwrap();
+        // They write their last words where this test does.
+        wait_until("launcher, keeper and workers have ended", || self.programs_running() == 0);
         for step in self.groups.remove_steps() {
             step.perform(None).unwrap();
         }

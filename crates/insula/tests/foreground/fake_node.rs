@@ -294,8 +294,9 @@ fn serve_start(
     command: &[String],
     streams: Streams,
 ) {
-    // Stands for process 1: it ends after the command's end was written.
-    let mut init = Command::new("sleep").arg("60").spawn().unwrap();
+    // Stands for process 1: it ends after the command's end was written, and with the test if the command goes on.
+    let mut stand_in = Command::new("cat");
+    let mut init = stand_in.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pidfd = pidfd_open(pid(&init), PidfdFlags::empty()).unwrap();
     let mut end_file = tempfile::tempfile().unwrap();
     let (mut child, master) = spawn(command, streams);
