@@ -243,10 +243,13 @@ pub struct UpgradeRequest {
 /// Result of the operation that an [`UpgradeRequest`] began.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeResult {
-    /// What runs now.
+    /// What runs now, or ran last.
     pub image: ImageId,
     /// What ran before.
     pub previous_image: Option<ImageId>,
+    /// What a container that does not run will start with, when it is another.
+    #[serde(default)]
+    pub next_image: Option<ImageId>,
     /// Why the change was taken back, if it was.
     pub rolled_back: Option<String>,
 }

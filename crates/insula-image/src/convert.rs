@@ -89,6 +89,12 @@ pub enum ConvertError {
     /// The source is neither a directory nor a file nor a pipe.
     #[error("the source is neither a directory nor a file nor a pipe")]
     SourceKind,
+    /// A single image of several was asked for, of a source that is none of several.
+    #[error("it is no OCI layout, and holds no image named `{}`; leave --reference out", reference.escape_debug())]
+    NoLayout {
+        /// What was asked for.
+        reference: String,
+    },
     /// The archive is at fault.
     #[error(transparent)]
     Archive(#[from] ReadArchiveError),
@@ -222,6 +228,7 @@ fn read_source(
         return match OciSource::open_directory(source)? {
             Some(layout) => read_oci(&layout, writer, order, watch),
             None => {
+                expect_no_reference(order)?;
                 watch.report(Phase::Import, 0, None)?;
                 let report = walk_directory(source.as_fd(), writer, &mut KeepAll)?;
                 Ok(SourceFacts { dropped_attributes: report.dropped_attributes, ..SourceFacts::default() })
@@ -241,6 +248,10 @@ fn read_source(
     Err(ConvertError::SourceKind)
 }
 
+fn expect_no_reference(order: &ConversionOrder) -> Result<(), ConvertError> {
+    order.reference.clone().map_or(Ok(()), |reference| Err(ConvertError::NoLayout { reference }))
+}
+
 fn read_tar(
     source: &File,
     total: Option<u64>,
@@ -248,6 +259,7 @@ fn read_tar(
     order: &ConversionOrder,
     watch: Watch<'_>,
 ) -> Result<SourceFacts, ConvertError> {
+    expect_no_reference(order)?;
     let source = source.try_clone().map_err(ConvertError::Source)?;
     let stream = DecodedStream::open_ahead(source, total, &order.limits, watch)?;
     let totals = stream.totals();

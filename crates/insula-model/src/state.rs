@@ -32,6 +32,12 @@ pub enum ContainerState {
     Failed,
 }
 
+impl ContainerState {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 7] =
+        [Self::Created, Self::Starting, Self::Running, Self::Paused, Self::Stopping, Self::Stopped, Self::Failed];
+}
+
 /// What the check of a running container says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

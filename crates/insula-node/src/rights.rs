@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use insula_api::{Problem, ProblemCode, TemplateView};
 use insula_model::{
-    ContainerSpec, DefineTemplateError, NameError, Resolved, ResourceSpec, SettingError, Template, TemplateName,
-    Templates,
+    ContainerSpec, DefineTemplateError, NameError, Origin, Resolved, ResourceSpec, SettingError, Template,
+    TemplateName, Templates,
 };
 
 use crate::config::Config;
@@ -132,8 +132,18 @@ impl Config {
         let from = self.templates.get(name).map_err(unknown)?.from.clone();
         let nothing = ResourceSpec::default();
         let resolved = self.templates.resolve(Some(name), &nothing, &self.default_resources()).map_err(unknown)?;
-        let origins = origins(&resolved);
-        Ok(TemplateView { name: name.clone(), from, resources: resolved.resources, origins })
+        let (mut resources, mut origins) = (resolved.resources.clone(), origins(&resolved));
+        self.show_files_limit(&mut resources, &mut origins);
+        Ok(TemplateView { name: name.clone(), from, resources, origins })
+    }
+
+    /// Adds the node's default of open files where nothing else is said. It is none of [`Self::default_resources`]: it
+    /// is where a process begins, and not the most it may have.
+    pub(crate) fn show_files_limit(&self, resources: &mut ResourceSpec, origins: &mut BTreeMap<String, String>) {
+        if resources.files_limit.is_none() && resources.ulimits.iter().all(|limit| limit.name.as_str() != "nofile") {
+            resources.files_limit = Some(self.defaults.files_limit);
+            origins.insert("files.limit".to_owned(), Origin::Node.to_string());
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The program: parse, execute, say why not, return the exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -29,7 +30,13 @@ fn main() -> ExitCode {
 /// Shows help or what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
     // Help goes to standard output, the rest to standard error; a reader that went away has seen enough.
-    let _ = error.print();
+    let _ = match error.kind() {
+        // Who names no command has to choose one.
+        ErrorKind::MissingSubcommand => {
+            write!(std::io::stderr(), "{}", Cli::help_of(std::env::args_os()).render_help())
+        }
+        _ => error.print(),
+    };
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }

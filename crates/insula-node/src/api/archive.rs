@@ -63,6 +63,7 @@ fn problem(name: &str, error: &CopyError) -> Problem {
         CopyError::Inside { errno: Errno::NOENT | Errno::NOTDIR, .. } => ProblemCode::NotFound,
         CopyError::Inside { errno: Errno::ROFS | Errno::ISDIR | Errno::EXIST, .. } => ProblemCode::Conflict,
         CopyError::Passing { .. } | CopyError::Image { .. } => ProblemCode::Conflict,
+        CopyError::Archive(error) if error.raw_os_error().is_none() => ProblemCode::Invalid,
         CopyError::Inside { .. } | CopyError::Archive(_) => ProblemCode::Internal,
         CopyError::Kind { .. } | CopyError::Depth { .. } | CopyError::Entry { .. } => ProblemCode::Invalid,
     };
@@ -72,6 +73,9 @@ fn problem(name: &str, error: &CopyError) -> Problem {
         CopyError::Passing { .. } => problem.with_remedy(format!("copy below /data, or `insula start {name}` first")),
         CopyError::Image { .. } | CopyError::Inside { errno: Errno::ROFS, .. } => {
             problem.with_remedy("copy below /data, or create the container with --root writable")
+        }
+        CopyError::Archive(error) if error.raw_os_error().is_none() => {
+            problem.with_remedy("give a whole tar archive, such as `tar c FILE` writes, not compressed")
         }
         _ => problem,
     }

@@ -14,7 +14,9 @@ use insula_model::ContainerState;
 use super::Shared;
 use super::extract::{Answered, Body, Path, Query, Refusal};
 use crate::container::command::Command;
+use crate::container::snapshot::Snapshot;
 use crate::container::words::{Ask, Force};
+use crate::context::Context;
 use crate::{rights, settings};
 
 /// Lists containers.
@@ -64,7 +66,7 @@ fn parse_filters(text: &str) -> Result<Vec<Filter>, Problem> {
         let (key, value) = part.split_once('=').ok_or_else(|| invalid(part))?;
         match key {
             "state" => {
-                let state = serde_json::from_value(value.into()).map_err(|_| invalid(part))?;
+                let state = serde_json::from_value(value.into()).map_err(|_| unknown_state(value))?;
                 Ok(Filter::State(state))
             }
             "name" => Ok(Filter::Name(value.to_owned())),
@@ -77,6 +79,12 @@ fn parse_filters(text: &str) -> Result<Vec<Filter>, Problem> {
         }
     };
     text.split(',').filter(|part| !part.is_empty()).map(parse).collect()
+}
+
+fn unknown_state(given: &str) -> Problem {
+    Problem::new(ProblemCode::Invalid, format!("filter: no container is ever `{}`", given.escape_debug())).with_remedy(
+        format!("use state= with one of {}", ContainerState::ALL.map(|state| state.to_string()).join(", ")),
+    )
 }
 
 /// Shows one container.
@@ -96,6 +104,7 @@ pub(super) async fn show(State(context): Shared, Path(name): Path<String>) -> An
     if let Ok(resolved) = context.config.resolve(&snapshot.record.spec) {
         view.resource_origins = rights::origins(&resolved);
     }
+    context.config.show_files_limit(&mut view.effective_resources, &mut view.resource_origins);
     if snapshot.is_up() {
         view.usage = context.host.usage(snapshot.record.id).await.ok();
     }
@@ -162,6 +171,9 @@ pub(super) async fn wait(
 ) -> Answered<WaitResult> {
     let handle = context.directory.find(&name)?;
     let condition = query.condition;
+    if condition == WaitCondition::Healthy {
+        expect_health_check(&context, &handle.snapshot())?;
+    }
     let holds = handle.wait_for(move |snapshot| match condition {
         WaitCondition::Stopped => {
             matches!(snapshot.state, Some(ContainerState::Created | ContainerState::Stopped | ContainerState::Failed))
@@ -177,6 +189,17 @@ pub(super) async fn wait(
         })?,
     };
     Ok(Json(WaitResult { state: snapshot.state, exit_code: snapshot.facts.exit_code }))
+}
+
+/// Who has no check never becomes healthy.
+fn expect_health_check(context: &Context, snapshot: &Snapshot) -> Result<(), Problem> {
+    let image = snapshot.facts.image.as_ref().unwrap_or(&snapshot.record.image);
+    if snapshot.healthy.is_some() || context.catalog.health(image, &snapshot.record.spec).is_some() {
+        return Ok(());
+    }
+    let name = &snapshot.record.name;
+    Err(Problem::new(ProblemCode::Conflict, format!("container {name} has no health check, nor has its image"))
+        .with_remedy(format!("insula set {name} health.command=…")))
 }
 
 /// What a running container holds now.

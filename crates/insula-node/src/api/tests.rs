@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use insula_api::{ImageView, ProblemCode, SignatureState, SignatureView};
-use insula_model::{Bytes, ImageConfig, ImageId, MountPlan, Sha256Digest, Stage};
+use insula_model::{Bytes, ContainerState, ImageConfig, ImageId, MountPlan, Sha256Digest, Stage};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -130,7 +130,11 @@ impl Node {
     }
 
     async fn upgrade(&self, name: &str, image: &str) -> Value {
-        let operation = self.ok("POST", &format!("/v1/containers/{name}/upgrade"), json!({ "image": image })).await;
+        self.change_image(name, "upgrade", json!({ "image": image })).await
+    }
+
+    async fn change_image(&self, name: &str, verb: &str, request: Value) -> Value {
+        let operation = self.ok("POST", &format!("/v1/containers/{name}/{verb}"), request).await;
         let path = format!("/v1/operations/{}/wait", operation["id"].as_str().unwrap());
         loop {
             let now = self.ok("GET", &path, Value::Null).await;
@@ -267,6 +271,40 @@ async fn an_upgrade_keeps_what_proves_good_and_takes_back_what_does_not() {
 }
 
 #[tokio::test]
+async fn a_change_that_never_ran_is_taken_back_without_a_restart() {
+    let node = Node::new();
+    node.create("web", "serve").await;
+    let path = "/v1/containers/web";
+    node.ok("PATCH", path, json!({ "settings": { "image": "debian@13" } })).await;
+    let before = node.ok("GET", path, Value::Null).await;
+    assert_eq!((&before["image"], &before["next_image"]), (&json!("debian@12"), &json!("debian@13")));
+    let done = node.change_image("web", "rollback", json!({})).await;
+    assert_eq!(
+        (&done["result"]["image"], &done["result"]["next_image"]),
+        (&json!("debian@12"), &Value::Null),
+        "{done}"
+    );
+    let after = node.ok("GET", path, Value::Null).await;
+    assert_eq!((&after["next_image"], &after["started"]), (&Value::Null, &before["started"]));
+    let problem = node.refused("POST", "/v1/containers/web/rollback", json!({})).await;
+    assert_eq!(problem.code, ProblemCode::Conflict, "there is nothing left to take back");
+}
+
+#[tokio::test]
+async fn a_container_that_does_not_run_says_what_it_will_start_with() {
+    let node = Node::new();
+    node.create("web", "serve").await;
+    node.ok("POST", "/v1/containers/web/stop", json!({})).await;
+    let result = node.upgrade("web", "debian@13").await["result"].clone();
+    let expected = json!({
+        "image": "debian@12", "previous_image": null, "next_image": "debian@13", "rolled_back": null
+    });
+    assert_eq!(result, expected);
+    let result = node.change_image("web", "rollback", json!({})).await["result"].clone();
+    assert_eq!((&result["image"], &result["next_image"]), (&json!("debian@12"), &Value::Null));
+}
+
+#[tokio::test]
 async fn health_is_told_while_a_container_with_a_check_runs_and_only_then() {
     let node = Node::new();
     let check = json!({ "command": ["check"], "interval_ms": 100, "deadline_ms": 100, "retries": 1 });
@@ -286,6 +324,32 @@ async fn health_is_told_while_a_container_with_a_check_runs_and_only_then() {
     node.create("plain", "serve").await;
     node.ok("POST", "/v1/containers/plain/start", json!({})).await;
     assert_eq!(node.ok("GET", "/v1/containers/plain", Value::Null).await.get("health"), None);
+    let problem = node.refused("GET", "/v1/containers/plain/wait?condition=healthy", Value::Null).await;
+    assert_eq!(problem.code, ProblemCode::Conflict, "it would be waited for in vain");
+}
+
+#[tokio::test]
+async fn a_filter_by_a_state_that_does_not_exist_names_those_that_do() {
+    let node = Node::new();
+    let problem = node.refused("GET", "/v1/containers?filter=state%3Drunnin", Value::Null).await;
+    assert_eq!((problem.code, problem.detail.contains("`runnin`")), (ProblemCode::Invalid, true), "{problem:?}");
+    let remedy = problem.remedy.unwrap();
+    assert!(ContainerState::ALL.iter().all(|state| remedy.contains(&state.to_string())), "{remedy}");
+    let problem = node.refused("GET", "/v1/containers?filter=stat%3Drunning", Value::Null).await;
+    assert!(problem.detail.contains("`stat=running`"), "{problem:?}");
+}
+
+#[tokio::test]
+async fn show_says_where_open_files_begin_and_who_said_so() {
+    let node = Node::new();
+    node.create("plain", "serve").await;
+    let shown = node.ok("GET", "/v1/containers/plain", Value::Null).await;
+    assert_eq!(shown["effective_resources"]["files_limit"], 1024);
+    assert_eq!(shown["resource_origins"]["files.limit"], "node");
+    node.ok("PATCH", "/v1/containers/plain", json!({ "settings": { "files.limit": "99" } })).await;
+    let shown = node.ok("GET", "/v1/containers/plain", Value::Null).await;
+    assert_eq!(shown["effective_resources"]["files_limit"], 99);
+    assert_eq!(shown["resource_origins"]["files.limit"], "container");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::attach::{Purpose, exec_order, running};
 use crate::catalog::Strictness;
 use crate::container::command::{Answer, Command};
 use crate::container::handle::ContainerHandle;
+use crate::container::snapshot::Snapshot;
 use crate::container::words::Ask;
 use crate::context::Context;
 use crate::host::Streams;
@@ -198,7 +199,8 @@ pub(super) async fn upgrade(
     change_image(&context, handle, OperationKind::Upgrade, image, request)
 }
 
-/// Changes a container's image back to the previous one, as `upgrade` does.
+/// Takes a pending change of a container's image back, or, when there is none, changes it to the previous one, as
+/// `upgrade` does.
 #[utoipa::path(post, path = "/v1/containers/{name}/rollback", tag = "containers", request_body = UpgradeRequest,
     params(("name" = String, Path, description = "Name or id")),
     responses((status = 202, description = "Under way", body = Operation)))]
@@ -208,11 +210,9 @@ pub(super) async fn rollback(
     Body(request): Body<UpgradeRequest>,
 ) -> Result<(StatusCode, Json<Operation>), Refusal> {
     let handle = context.directory.find(&name)?;
-    let snapshot = handle.snapshot();
-    let record = &snapshot.record;
-    // Of a change that has yet to prove good the way back is to the version before it.
-    let on_trial = record.next_image.is_some() && snapshot.facts.image == record.next_image;
-    let previous = if on_trial { Some(&record.image) } else { record.previous_image.as_ref() };
+    let record = handle.snapshot().record.clone();
+    // Of a change that has yet to prove good, or to be started, the way back is to the version before it.
+    let previous = if record.next_image.is_some() { Some(&record.image) } else { record.previous_image.as_ref() };
     let image = match (&request.image, previous) {
         (Some(image), _) => image.clone(),
         (None, Some(previous)) => previous.clone().into(),
@@ -252,29 +252,43 @@ fn change_image(
     }
     let grace = grace(context, &handle, &StopRequest::default());
     let subject = handle.snapshot().record.name.to_string();
-    let work = move |progress| carry_out_change(handle, change, grace, progress);
+    let work = move |progress| carry_out_change(handle, kind, change, grace, progress);
     let operation = context.operations.begin(kind, subject, None, work)?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 
+fn runs_what_it_shall(snapshot: &Snapshot) -> bool {
+    snapshot.record.next_image.is_none() && snapshot.facts.image.as_ref() == Some(&snapshot.record.image)
+}
+
 async fn carry_out_change(
     handle: ContainerHandle,
+    kind: OperationKind,
     change: Change,
     grace: Duration,
     progress: Progress,
 ) -> Result<serde_json::Value, Problem> {
     progress.report("changing the image", 0, None);
     handle.send(|answer| Command::Set { change: Box::new(change), answer }).await?;
-    progress.report("restarting and checking health", 0, None);
-    let answered = handle.ask(Ask::Upgrade { grace }).await?;
+    let snapshot = handle.snapshot();
+    let answered = if kind == OperationKind::Rollback && runs_what_it_shall(&snapshot) {
+        // The change that is taken back never ran.
+        Answer::Done
+    } else {
+        if snapshot.is_up() {
+            progress.report("restarting and checking health", 0, None);
+        }
+        handle.ask(Ask::Upgrade { grace }).await?
+    };
     let snapshot = handle.snapshot();
     let rolled_back = match answered {
         Answer::RolledBack => Some(snapshot.record.rolled_back.clone().unwrap_or_default()),
         _ => None,
     };
     let result = UpgradeResult {
-        image: snapshot.record.wanted_image().clone(),
+        image: snapshot.record.image.clone(),
         previous_image: snapshot.record.previous_image.clone(),
+        next_image: snapshot.record.next_image.clone(),
         rolled_back,
     };
     serde_json::to_value(result).map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))

@@ -11,7 +11,9 @@
 //! The run directory is a tmpfs, so these writes neither wait for a disk nor block; they are replaced by rename, so
 //! a reader sees the old or the new one.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use insula_model::{ContainerId, ImageId};
@@ -89,7 +91,8 @@ impl FactsDir {
         let new = path.with_extension("new");
         match std::fs::write(&new, bytes) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(self.0.join(id.to_string()))?;
+                // A record has the container's environment in it, which is nobody else's to read.
+                DirBuilder::new().recursive(true).mode(0o700).create(self.0.join(id.to_string()))?;
                 std::fs::write(&new, bytes)?;
             }
             result => result?,
@@ -137,6 +140,8 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -149,6 +154,9 @@ mod tests {
         facts_dir.write_facts(id, &facts).unwrap();
         assert_eq!(facts_dir.facts(id), Some(facts));
         assert_eq!(facts_dir.ids(), [id]);
+        for made in [dir.path().join("facts"), dir.path().join("facts").join(id.to_string())] {
+            assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
         facts_dir.forget(id).unwrap();
         facts_dir.forget(id).unwrap();
         assert_eq!(facts_dir.facts(id), None);

@@ -66,6 +66,7 @@ fn links_of_the_container_lead_nowhere_out_of_it() {
     let stream = archive(&[("absolute/key", "overwritten"), ("relative/key", "overwritten")]);
     let error = files(&root).write_archive("/", &mut Cursor::new(stream)).unwrap_err();
     assert!(matches!(error, CopyError::Inside { errno: Errno::LOOP | Errno::NOTDIR, .. }), "{error}");
+    assert_eq!(error.to_string(), "/absolute/key", "the whole path is named");
     let stream = archive(&[("key", "overwritten")]);
     // The link leads nowhere in the container; the file takes its place.
     files(&root).write_archive("/relative", &mut Cursor::new(stream)).unwrap();

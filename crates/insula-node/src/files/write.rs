@@ -17,6 +17,8 @@ use super::{ContainerFiles, CopyError, DEPTH_MAX, as_root_of, inside, open_as_it
 /// Where entries go.
 struct Target {
     directory: OwnedFd,
+    /// Its path in the container, without a slash at its end.
+    path: String,
     /// What the entry at the top is called instead of its own name.
     new_name: Option<String>,
 }
@@ -36,7 +38,7 @@ impl ContainerFiles {
             let mut entry = entry.map_err(CopyError::Archive)?;
             let parts = parts_of(&entry, target.new_name.as_deref())?;
             let Some((name, above)) = parts.split_last() else { continue };
-            let shown = parts.join("/");
+            let shown = format!("{}/{}", target.path, parts.join("/"));
             let directory = descend(target.directory.as_fd(), above, &shown)?;
             self.expect_kept(directory.as_fd(), &shown)?;
             self.unpack(&mut entry, directory.as_fd(), (name, &shown))?;
@@ -46,7 +48,9 @@ impl ContainerFiles {
 
     fn target(&self, path: &str) -> Result<Target, CopyError> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
-            Ok(directory) => return Ok(Target { directory, new_name: None }),
+            Ok(directory) => {
+                return Ok(Target { directory, path: path.trim_end_matches('/').to_owned(), new_name: None });
+            }
             Err(CopyError::Inside { errno: Errno::NOENT | Errno::NOTDIR, .. }) if !path.ends_with('/') => {}
             Err(error) => return Err(error),
         }
@@ -54,9 +58,8 @@ impl ContainerFiles {
         if name.is_empty() || name == "." || name == ".." {
             return Err(CopyError::Inside { path: path.to_owned(), errno: Errno::NOENT });
         }
-        let above = if above.is_empty() { "/" } else { above };
-        let directory = self.open(above, OFlags::PATH | OFlags::DIRECTORY)?;
-        Ok(Target { directory, new_name: Some(name.to_owned()) })
+        let directory = self.open(if above.is_empty() { "/" } else { above }, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(Target { directory, path: above.to_owned(), new_name: Some(name.to_owned()) })
     }
 
     fn unpack(

@@ -12,6 +12,8 @@
 mod backup;
 mod file;
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -175,9 +177,13 @@ fn open_database(path: &Path) -> Result<(Database, Vec<ContainerRecord>), OpenSt
     Ok((database, records))
 }
 
-/// Opens or makes the file. Whoever calls has the state directory's lock; a file that is open all the same is held by a
+/// Opens or makes the file, readable by root alone: environments of containers are in it. Whoever calls has the state directory's lock; a file that is open all the same is held by a
 /// child of a daemon that was killed, for the moment until it is another program.
 fn create(path: &Path) -> Result<Database, DatabaseError> {
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    // One that an earlier version made, too.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    drop(file);
     let end = Instant::now() + STALE_HOLD_MAX;
     loop {
         match Database::create(path) {

@@ -24,6 +24,18 @@ fn record(number: u128) -> ContainerRecord {
     }
 }
 
+#[test]
+fn environments_in_it_are_for_root_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.redb");
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    drop(Store::open(&path).unwrap());
+    assert_eq!(mode(), 0o600);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    drop(Store::open(&path).unwrap());
+    assert_eq!(mode(), 0o600, "of an earlier version");
+}
+
 #[tokio::test]
 async fn what_was_answered_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();

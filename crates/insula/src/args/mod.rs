@@ -67,6 +67,14 @@ impl Cli {
 }
 
 impl Cli {
+    /// The last command that `words` name, to show its help.
+    #[must_use]
+    pub fn help_of(words: impl IntoIterator<Item = OsString>) -> clap::Command {
+        let mut root = Self::command();
+        root.build();
+        words.into_iter().skip(1).fold(root, |command, word| command.find_subcommand(&word).cloned().unwrap_or(command))
+    }
+
     /// The same for the commands that scripts run by the thousand, without defining all the others first, which would
     /// take half of a millisecond. `None` for other commands and for whatever is wrong: what is said about it comes
     /// from the whole definition.
@@ -175,7 +183,7 @@ pub enum Command {
     Top(NameArgs),
     /// Change a container's image and restart it; back by itself if it does not become healthy
     Upgrade(UpgradeArgs),
-    /// Change a container back to its previous image and restart it
+    /// Take a pending change of image back, or change back to the previous image and restart
     Rollback(RollbackArgs),
     /// Which container a process, address, path or group belongs to
     Whois(WhoisArgs),

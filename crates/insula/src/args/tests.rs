@@ -159,3 +159,10 @@ fn a_misspelled_word_gets_a_suggestion() {
         assert!(error.to_string().contains(&format!("'{suggestion}'")), "{line}: {error}");
     }
 }
+
+#[test]
+fn who_names_no_command_is_shown_those_of_the_last_one_named() {
+    let help = |line: &str| Cli::help_of(line.split(' ').map(Into::into)).render_help().to_string();
+    assert!(help("insula").contains("Usage: insula [OPTIONS] <COMMAND>"));
+    assert!(help("insula --format json image").contains("Usage: insula image [OPTIONS] <COMMAND>"));
+}

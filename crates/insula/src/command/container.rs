@@ -11,6 +11,7 @@ use insula_model::ContainerState;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
+use super::inspect::image_with_next;
 use super::{Session, container_path, each, operation, verb_path};
 use crate::args::{
     DeleteArgs, KillArgs, NamesArgs, PruneArgs, RenameArgs, RollbackArgs, SetArgs, StopArgs, UpgradeArgs,
@@ -133,11 +134,14 @@ async fn change_image(session: &mut Session, name: &str, verb: &str, request: &U
     let mut table = Table::new(["NAME", "IMAGE", "PREVIOUS IMAGE", "ROLLED BACK"]);
     table.push([
         Cell::from(name),
-        Cell::from(result.image.to_string()),
+        Cell::two(image_with_next(&result.image, result.next_image.as_ref()), result.image.to_string()),
         Cell::optional(result.previous_image.as_ref()),
         Cell::optional(result.rolled_back.as_ref()),
     ]);
     session.printer.value(&result, &table)?;
+    if let (Some(next), true) = (&result.next_image, session.printer.is_for_people()) {
+        tell(&format!("{name} does not run; its next start is from {next}"));
+    }
     match result.rolled_back {
         None => Ok(0),
         Some(why) => Err(Failure::Negative {

@@ -1,6 +1,7 @@
 //! Verbs on images.
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use insula_api::{
 };
 use insula_model::{ImageId, ImageRef, Stage};
 use jiff::Timestamp;
+use rustix::fs::FileType;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -96,9 +98,28 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<u8, Failure> 
             source,
         })?
     };
+    check_source(&file, &args.path)?;
     let request = ImportImage { reference: args.reference, ..ImportImage::default() };
     let new: NewImage = transfer(session, &verb_path(&args.image, "import"), &request, file).await?;
     print_new(session, &new)
+}
+
+/// Refuses here what the node would refuse without knowing its name.
+fn check_source(file: &OwnedFd, path: &Path) -> Result<(), Failure> {
+    let found = rustix::fs::fstat(file).map_err(|errno| Failure::File {
+        action: "look at",
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    if !matches!(FileType::from_raw_mode(found.st_mode), FileType::CharacterDevice | FileType::BlockDevice) {
+        return Ok(());
+    }
+    let argument = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    Err(Failure::Argument {
+        argument,
+        reason: "a device or terminal holds no image".to_owned(),
+        remedy: Some("give an archive, a directory or a pipe".to_owned()),
+    })
 }
 
 fn own(fd: std::os::fd::BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Failure> {
@@ -129,17 +150,32 @@ pub(super) async fn view(session: &mut Session, image: &ImageId) -> Result<Image
 async fn build(session: &mut Session, args: RecipeArgs) -> Result<u8, Failure> {
     let path = absolute(&args.recipe)?;
     let wrap = |source| Failure::File { action: "read", path: args.recipe.clone(), source };
-    let length = std::fs::metadata(&path).map_err(wrap)?.len();
-    if length > RECIPE_BYTES_MAX {
-        let reason = format!("the recipe has {length} bytes; at most {RECIPE_BYTES_MAX} are allowed");
+    let mut recipe = String::new();
+    // A device or a pipe has no length that one could ask for.
+    let length = File::open(&path).and_then(|file| file.take(RECIPE_BYTES_MAX + 1).read_to_string(&mut recipe));
+    if length.map_err(wrap)? as u64 > RECIPE_BYTES_MAX {
+        let reason = format!("a recipe has at most {RECIPE_BYTES_MAX} bytes");
         return Err(Failure::argument(args.recipe.display().to_string(), reason));
     }
-    let recipe = std::fs::read_to_string(&path).map_err(wrap)?;
     let directory = path.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
     let request = BuildImage { recipe, directory, locked: args.locked };
-    let started: Operation = session.client.post(paths::IMAGE_BUILD, &request).await?;
+    let started: Result<Operation, ClientError> = session.client.post(paths::IMAGE_BUILD, &request).await;
+    let started = started.map_err(|error| named(error, &args.recipe))?;
     let new: NewImage = operation::finish(session, started).await?;
     print_new(session, &new)
+}
+
+/// What is wrong with a recipe, with the name of its file, which the node does not know.
+fn named(error: ClientError, recipe: &Path) -> ClientError {
+    match error {
+        ClientError::Refused(mut problem) => {
+            if let Some(rest) = problem.detail.strip_prefix("recipe: ") {
+                problem.detail = format!("recipe {}: {rest}", recipe.display());
+            }
+            ClientError::Refused(problem)
+        }
+        other => other,
+    }
 }
 
 async fn lock(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
@@ -359,7 +395,7 @@ async fn gc(session: &mut Session) -> Result<u8, Failure> {
 }
 
 async fn export(session: &mut Session, args: ExportArgs) -> Result<u8, Failure> {
-    let format = args.form.map_or_else(|| guessed_format(&args.path), Into::into);
+    let format = args.form.map_or_else(|| guessed_format(&args.path), |form| Ok(form.into()))?;
     let path = verb_path(&args.image, "export");
     let request = ExportImage { format, path: None };
     if args.path == Path::new("-") {
@@ -379,10 +415,17 @@ async fn export(session: &mut Session, args: ExportArgs) -> Result<u8, Failure> 
         })?;
         return exported(transfer(session, &path, &request, directory.into()).await);
     }
+    let create = |path: &Path| {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path);
+        file.map_err(|source| Failure::File { action: "create", path: path.to_owned(), source })
+    };
+    // A pipe or a device is written to, and must not be replaced by a file.
+    if args.path.metadata().is_ok_and(|found| !found.is_file()) {
+        return exported(transfer(session, &path, &request, create(&args.path)?.into()).await);
+    }
     // Written beside and renamed, so that a file of that name is whole or the one that was there before.
     let partial = partial_name(&args.path);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&partial);
-    let file = file.map_err(|source| Failure::File { action: "create", path: partial.clone(), source })?;
+    let file = create(&partial)?;
     let written = exported(transfer(session, &path, &request, file.into()).await);
     let renamed = written.and_then(|code| {
         std::fs::rename(&partial, &args.path).map(|()| code).map_err(|source| Failure::File {
@@ -409,18 +452,25 @@ fn partial_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// By the target: a directory gets a layout, a file an archive compressed as its name says.
-fn guessed_format(path: &Path) -> ExportFormat {
+/// By the target: a directory gets a layout, a file an archive compressed as its name says, standard output a plain one.
+fn guessed_format(path: &Path) -> Result<ExportFormat, Failure> {
     let name = path.as_os_str().as_encoded_bytes();
     if path.is_dir() || name.ends_with(b"/") {
-        ExportFormat::OciDirectory
-    } else if name.ends_with(b".tar.gz") || name.ends_with(b".tgz") {
-        ExportFormat::TarGz
-    } else if name.ends_with(b".tar.zst") {
-        ExportFormat::TarZst
-    } else {
-        ExportFormat::Tar
+        return Ok(ExportFormat::OciDirectory);
     }
+    let forms: [(&[u8], ExportFormat); 5] = [
+        (b".tar", ExportFormat::Tar),
+        (b".tar.gz", ExportFormat::TarGz),
+        (b".tgz", ExportFormat::TarGz),
+        (b".tar.zst", ExportFormat::TarZst),
+        (b"-", ExportFormat::Tar),
+    ];
+    let form = forms.into_iter().find(|(end, _)| if *end == b"-" { name == *end } else { name.ends_with(end) });
+    form.map(|(_, form)| form).ok_or_else(|| Failure::Argument {
+        argument: path.display().to_string(),
+        reason: "its name does not say which form it is to have".to_owned(),
+        remedy: Some("end it with .tar, .tar.gz, .tar.zst or / (an OCI layout), or say it with --as".to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -438,7 +488,10 @@ mod tests {
             ("a.tar.zst", ExportFormat::TarZst),
             ("-", ExportFormat::Tar),
         ] {
-            assert_eq!(guessed_format(Path::new(path)), format, "{path}");
+            assert_eq!(guessed_format(Path::new(path)).unwrap(), format, "{path}");
+        }
+        for path in ["a.zip", "a.tar.xz", "a", "a-"] {
+            assert_eq!(guessed_format(Path::new(path)).unwrap_err().exit_code(), 2, "{path}");
         }
     }
 }

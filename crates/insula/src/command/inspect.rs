@@ -1,7 +1,11 @@
 //! Looking at containers.
 
-use insula_api::{ContainerSummary, ContainerView, ProcessRow, WaitQuery, WaitResult, WhoisAnswer, paths};
-use insula_model::ContainerState;
+use std::fmt::Display;
+
+use insula_api::{
+    ContainerSummary, ContainerView, ProcessRow, WaitCondition, WaitQuery, WaitResult, WhoisAnswer, paths,
+};
+use insula_model::{ContainerState, ImageId};
 use jiff::Timestamp;
 
 use super::{Session, container_path, each, verb_path};
@@ -43,10 +47,12 @@ fn summaries(items: &[ContainerSummary], now: Timestamp) -> Table {
 }
 
 fn image(item: &ContainerSummary) -> String {
-    match &item.next_image {
-        Some(next) => format!("{} -> {next}", item.image),
-        None => item.image.to_string(),
-    }
+    image_with_next(&item.image, item.next_image.as_ref())
+}
+
+/// What runs or ran last, and what is pending.
+pub(super) fn image_with_next(image: &ImageId, next: Option<impl Display>) -> String {
+    next.map_or_else(|| image.to_string(), |next| format!("{image} -> {next}"))
 }
 
 /// With what the health check says, for people.
@@ -191,6 +197,9 @@ pub(super) async fn wait(session: &Session, args: WaitArgs) -> Result<u8, Failur
     each(&args.names, work, |name, result: WaitResult| {
         // As in the field: the code alone, a line each.
         if printer.is_for_people() || printer.quiet {
+            if query.condition != WaitCondition::Stopped {
+                return print(&format!("{name}\n"));
+            }
             let code = result.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string());
             return print(&format!("{code}\n"));
         }

@@ -11,6 +11,7 @@ mod operation;
 mod run;
 mod stream;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
@@ -171,7 +172,7 @@ async fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure
 }
 
 /// Does something with each of several objects, some at once, and prints each one's name when it is done, in the
-/// order given.
+/// order given. What is named twice is named once: both at once would stand in each other's way.
 ///
 /// # Errors
 ///
@@ -184,7 +185,9 @@ async fn each<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut results = futures_util::stream::iter(names.iter().cloned().map(&work)).buffered(PARALLEL_MAX);
+    let mut seen = HashSet::new();
+    let names: Vec<&String> = names.iter().filter(|name| seen.insert(*name)).collect();
+    let mut results = futures_util::stream::iter(names.iter().copied().cloned().map(&work)).buffered(PARALLEL_MAX);
     let mut first = None;
     let mut failed = 0;
     let mut index = 0;

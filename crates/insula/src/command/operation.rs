@@ -1,4 +1,4 @@
-//! Long actions: shown while they go on, cancelled on interrupt.
+//! Long actions: shown while they go on, cancelled when this program is asked to end.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -47,9 +47,10 @@ pub(super) async fn finish<T: DeserializeOwned>(session: &mut Session, operation
 
 async fn watch(session: &mut Session, mut operation: Operation, progress: &Progress) -> Result<Operation, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
     let id = operation.id.to_string();
     let wait = insula_api::paths::operation_wait(&id);
-    let mut cancelled = false;
+    let (mut cancelled, mut asked) = (false, false);
     let mut seen = 0;
     while operation.state == OperationState::Running {
         progress.show(&operation.progress);
@@ -58,13 +59,15 @@ async fn watch(session: &mut Session, mut operation: Operation, progress: &Progr
         let path = with_query(&wait, &query);
         tokio::select! {
             changed = session.client.get::<Operation>(&path) => operation = changed?,
-            _ = interrupt.recv(), if !cancelled => {
-                cancelled = true;
-                progress.line("cancelling");
-                // The request above was given up, and with it its connection.
-                session.client = session.client.another();
-                operation = cancel(&mut session.client, &id).await?;
-            }
+            _ = interrupt.recv(), if !cancelled => cancelled = true,
+            _ = terminate.recv(), if !cancelled => cancelled = true,
+        }
+        if cancelled && !asked {
+            asked = true;
+            progress.line("cancelling");
+            // The request above was given up, and with it its connection.
+            session.client = session.client.another();
+            operation = cancel(&mut session.client, &id).await?;
         }
     }
     progress.output(&operation, &mut seen);
@@ -91,8 +94,9 @@ impl Progress {
         if !std::io::stderr().is_terminal() {
             return Self::Lines(std::cell::RefCell::default());
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.set_prefix(operation.subject.clone());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+            .with_style(style(&operation.progress))
+            .with_prefix(operation.subject.clone());
         bar.enable_steady_tick(TICK);
         Self::Bar(bar)
     }
@@ -100,12 +104,17 @@ impl Progress {
     fn show(&self, progress: &OperationProgress) {
         match self {
             Self::Bar(bar) => {
+                if bar.message() != progress.phase {
+                    // Each phase has a rate of its own.
+                    bar.set_message(progress.phase.clone());
+                    bar.reset();
+                }
                 bar.set_style(style(progress));
-                if let Some(total) = progress.total {
-                    bar.set_length(total);
+                match progress.total {
+                    Some(total) => bar.set_length(total),
+                    None => bar.unset_length(),
                 }
                 bar.set_position(progress.done);
-                bar.set_message(progress.phase.clone());
             }
             Self::Lines(last) if *last.borrow() != progress.phase && !progress.phase.is_empty() => {
                 tell(&progress.phase);
@@ -140,32 +149,44 @@ impl Progress {
     }
 }
 
-/// With a known total: bar, bytes and rest. Without: only what is known.
 fn style(progress: &OperationProgress) -> ProgressStyle {
-    let template = match (progress.total, progress.done) {
+    // The templates are constants, which a test parses.
+    ProgressStyle::with_template(template(progress)).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// With a known total: bar, bytes and rest. Without: only what is known.
+fn template(progress: &OperationProgress) -> &'static str {
+    match (progress.total, progress.done) {
+        _ if progress.phase.is_empty() => "{spinner} {prefix} {elapsed}",
         (Some(_), _) => "{prefix} {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         (None, 0) => "{spinner} {prefix} {msg} {elapsed}",
         (None, _) => "{spinner} {prefix} {msg} {bytes} {bytes_per_sec}",
-    };
-    // The templates are constants, which a test parses.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn progress(phase: &str, done: u64, total: Option<u64>) -> OperationProgress {
+        OperationProgress { phase: phase.to_owned(), done, total }
+    }
+
     #[test]
     fn every_template_of_the_bar_parses() {
-        for (done, total) in [(0, None), (1, None), (1, Some(2))] {
-            let progress = OperationProgress { phase: "packing".to_owned(), done, total };
-            let bar = ProgressBar::hidden();
-            bar.set_style(style(&progress));
-            bar.set_position(done);
+        for (phase, done, total) in [("", 0, None), ("packing", 0, None), ("packing", 1, None), ("packing", 1, Some(2))]
+        {
+            assert!(ProgressStyle::with_template(template(&progress(phase, done, total))).is_ok());
         }
-        assert!(
-            ProgressStyle::with_template("{prefix} {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-                .is_ok()
-        );
+    }
+
+    #[test]
+    fn each_phase_begins_anew() {
+        let bar = ProgressBar::hidden();
+        let shown = Progress::Bar(bar.clone());
+        shown.show(&progress("importing", 7, Some(9)));
+        assert_eq!((bar.message().as_str(), bar.position(), bar.length()), ("importing", 7, Some(9)));
+        shown.show(&progress("verifying", 0, None));
+        assert_eq!((bar.message().as_str(), bar.position(), bar.length()), ("verifying", 0, None));
     }
 }

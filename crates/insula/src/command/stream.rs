@@ -73,7 +73,9 @@ fn since(given: &str, now: Timestamp) -> Result<String, Failure> {
 fn tail(given: &str) -> Result<Option<u64>, Failure> {
     match given {
         "all" => Ok(None),
-        _ => given.parse().map(Some).map_err(|_| Failure::argument("--tail", "write a number of lines, or `all`")),
+        _ => given.parse().map(Some).map_err(|_| {
+            Failure::argument("--tail", format!("`{}` is neither a number of lines nor `all`", given.escape_debug()))
+        }),
     }
 }
 
@@ -90,13 +92,18 @@ pub(super) async fn events(session: &mut Session, args: EventsArgs) -> Result<u8
             tell("insula: some events were missed: they came too fast");
         }
         expected = Some(event.sequence + 1);
-        if !args.name.is_empty() && !args.name.contains(&event.name) {
+        if !args.name.is_empty() && !args.name.iter().any(|name| is_about(&event, name)) {
             continue;
         }
         left -= 1;
         show_event(session, &event)?;
     }
     Ok(0)
+}
+
+/// Whether an event is about what the user calls `name`: a container, an image version, or all versions of an image.
+fn is_about(event: &Event, name: &str) -> bool {
+    event.name == name || event.name.split_once('@').is_some_and(|(image, _)| image == name)
 }
 
 fn show_event(session: &Session, event: &Event) -> Result<(), Failure> {
@@ -125,6 +132,11 @@ struct Reading {
 /// `stats`
 pub(super) async fn stats(session: &mut Session, args: StatsArgs) -> Result<u8, Failure> {
     let mut before: Vec<Reading> = Vec::new();
+    if args.no_stream && session.printer.format != Format::Json {
+        // Use of processors is what came between two readings.
+        before = read_all(session, &args.names).await?;
+        tokio::time::sleep(args.interval).await;
+    }
     let mut first = true;
     loop {
         let readings = read_all(session, &args.names).await?;
@@ -206,6 +218,28 @@ mod tests {
         assert_eq!(since("10m", now).unwrap(), "2026-01-31T11:50:00Z");
         assert_eq!(since("2026-01-31T13:00:00+02:00", now).unwrap(), "2026-01-31T11:00:00Z");
         assert_eq!(since("yesterday", now).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn events_of_an_image_are_those_of_all_its_versions() {
+        let event = |name: &str| Event {
+            sequence: 1,
+            time: Timestamp::UNIX_EPOCH,
+            subject: insula_api::EventSubject::Image,
+            name: name.to_owned(),
+            id: None,
+            action: "published".to_owned(),
+            attributes: std::collections::BTreeMap::new(),
+        };
+        for (name, asked, about) in [
+            ("debian@12", "debian@12", true),
+            ("debian@12", "debian", true),
+            ("web", "web", true),
+            ("debian@12", "debian@1", false),
+            ("webserver", "web", false),
+        ] {
+            assert_eq!(is_about(&event(name), asked), about, "{name} {asked}");
+        }
     }
 
     #[test]

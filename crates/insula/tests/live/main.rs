@@ -3,6 +3,7 @@
 
 mod attach;
 mod lifecycle;
+mod mistakes;
 mod reboot;
 mod streams;
 mod terminal;

@@ -1,0 +1,47 @@
+//! What people type by mistake: refused by the name that they typed, with a way out, or done all the same.
+
+use insula_testkit::Node;
+
+#[test]
+fn live_who_is_named_twice_is_asked_once() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["create", "--name", "web", "busybox", "sleep", "1000"]);
+    for verb in ["start", "restart", "stop", "delete"] {
+        assert_eq!(node.ok([verb, "web", "web"]).text(), "web", "{verb}");
+    }
+}
+
+#[test]
+fn live_files_that_hold_no_image_are_refused_by_name() {
+    let node = Node::start();
+    let recipe = node.directory().join("web.toml");
+    std::fs::write(&recipe, "nam = \"web\"\n").unwrap();
+    let recipe = recipe.to_str().unwrap();
+    assert!(node.fails(2, ["image", "build", recipe]).contains(&format!("recipe {recipe}: line 1")));
+    for device in ["/dev/zero", "/dev/null"] {
+        assert!(node.fails(2, ["image", "import", "box@1", device]).contains(device));
+    }
+    assert!(node.fails(2, ["image", "build", "/dev/zero"]).contains("/dev/zero: a recipe has at most"));
+    node.import_busybox();
+    let target = node.directory().join("busybox.zip");
+    let refused = node.fails(2, ["image", "export", "busybox@1", target.to_str().unwrap()]);
+    assert!(refused.contains("busybox.zip") && refused.contains("--as"), "{refused}");
+    assert!(!target.exists());
+    let archive = node.directory().join("busybox.tar");
+    node.ok(["image", "export", "busybox@1", archive.to_str().unwrap()]);
+    let refused = node.fails(2, ["image", "import", "--reference", "x", "box@1", archive.to_str().unwrap()]);
+    assert!(refused.contains("no OCI layout") && refused.contains("--reference"), "{refused}");
+}
+
+#[test]
+fn live_what_is_copied_in_has_to_be_an_archive() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    let refused = node.run_with_input(["cp", "-", "web:/data"], b"no archive").with_code(2).stderr;
+    assert!(refused.contains("container web: archive") && refused.contains("tar archive"), "{refused}");
+    let refused = node.fails(4, ["cp", "/etc/hostname", "web:/bin/name"]);
+    assert!(refused.contains("/bin/name: Read-only file system"), "{refused}");
+    node.ok(["delete", "--force", "web"]);
+}
