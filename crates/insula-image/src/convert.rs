@@ -18,7 +18,7 @@ use crate::archive::{DecodedStream, KeepAll, ReadArchiveError, TarEntry, TarRead
 use crate::attributes::Attributes;
 use crate::draft::{NewEntry, NewKind, PresentKind, TreeLimits};
 use crate::erofs::{
-    AddEntryError, BLOCK_BYTES, ImageWriter, WriteImageError, WriteMetadataError, WrittenImage, lies_before,
+    AddEntryError, BLOCK_BYTES, ImageWriter, WriteImageError, WriteMetadataError, WrittenImage, contents_in_order,
     write_metadata,
 };
 use crate::manifest::{DecodeManifestError, ImageFile, Manifest, Provenance};
@@ -27,7 +27,6 @@ use crate::oci::{ConvertConfigError, OciImage, OciImportError, OciSource, refuse
 use crate::path::ImagePath;
 use crate::progress::{Cancelled, Phase, Watch};
 use crate::store::metadata_digest;
-use crate::tree::InodeKind;
 
 /// What is to be converted, and into what.
 #[derive(Debug)]
@@ -311,8 +310,8 @@ pub enum CheckConvertedError {
 
 /// Reads the manifest of `id` that another process made beside `image`, and makes sure that nothing of what it wrote
 /// has to be trusted: the metadata that the kernel will parse is, byte for byte, what this process would write for the
-/// manifest's tree, and contents lie between superblock and metadata. Contents themselves are compared when the image
-/// is published.
+/// manifest's tree, and contents lie between superblock and metadata, none on another's blocks. Contents themselves are
+/// held against their digests when the image is published.
 ///
 /// # Errors
 ///
@@ -338,10 +337,8 @@ pub fn check_converted(
         return differs("it has more content than was allowed");
     }
     let written = write_metadata(&manifest.tree, metadata_offset, &mut io::sink())?;
-    let blocks = metadata_offset / BLOCK_BYTES;
-    let is_outside = |kind: &InodeKind| matches!(kind, InodeKind::File(content) if !lies_before(content, blocks));
-    if manifest.tree.inodes().iter().any(|inode| is_outside(&inode.kind)) {
-        return differs("a content lies outside the image's contents");
+    if contents_in_order(&manifest.tree, metadata_offset / BLOCK_BYTES).is_none() {
+        return differs("a content lies outside the image's contents or on another one");
     }
     let length = image.metadata().map_err(CheckConvertedError::Read)?.len();
     if length != bytes || Some(bytes) != metadata_offset.checked_add(written.region_bytes) {
@@ -357,7 +354,7 @@ pub fn check_converted(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Placement;
+    use crate::tree::{InodeKind, Placement};
     use std::os::unix::fs::FileExt;
 
     /// An image of two files, converted in this process.
@@ -431,6 +428,8 @@ mod tests {
         let swapped =
             Manifest { tree: replaced(&manifest.tree, |first| if first == 1 { 3 } else { 1 }), ..manifest.clone() };
         refused(&swapped, &image, "not that of its tree");
+        let shared = Manifest { tree: replaced(&manifest.tree, |_| 1), ..manifest.clone() };
+        refused(&shared, &image, "on another one");
         let mut longer = manifest.clone();
         longer.file.bytes += 4096;
         refused(&longer, &image, "another size");

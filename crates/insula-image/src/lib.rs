@@ -5,6 +5,7 @@ pub mod attributes;
 pub mod collect;
 pub mod convert;
 pub mod diff;
+mod direct;
 mod draft;
 pub mod erofs;
 pub mod manifest;

@@ -1,4 +1,4 @@
-//! What the kernel keeps of a file in memory: how much, and when that goes to the disk.
+//! What the kernel keeps of a file in memory.
 #![allow(unsafe_code, reason = "insula-kernel is the only crate that may")]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -55,43 +55,10 @@ pub fn cached_bytes(file: impl AsFd) -> Result<u64, Errno> {
     Ok(stat.cache * page_bytes)
 }
 
-/// `sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE)`
-///
-/// Begins to write what is changed in `length` bytes from `offset` on to the disk, and waits for nothing but room in
-/// the disk's queue. It promises nothing: whoever has to know that bytes are on the disk calls `fsync`, which then has
-/// less left to do.
-///
-/// # Errors
-///
-/// - `EINVAL`: the range reaches beyond 2^63.
-/// - `ESPIPE`: it is no regular file, block device or directory.
-/// - `EIO`, `ENOSPC`: as `fsync` would say it.
-///
-/// Source: sync_file_range(2), Linux 2.6.17.
-pub fn begin_writeback(file: impl AsFd, offset: u64, length: u64) -> Result<(), Errno> {
-    let (Ok(offset), Ok(length)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(length)) else {
-        return Err(Errno::INVAL);
-    };
-    let fd = file.as_fd().as_raw_fd();
-    // SAFETY: the call takes integers only and touches no memory of ours.
-    let ret = unsafe { libc::sync_file_range(fd, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
-    if ret == 0 { Ok(()) } else { Err(last_errno()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
-
-    #[test]
-    fn writeback_is_begun_for_files_and_for_nothing_else() {
-        let mut file = tempfile::tempfile_in("/var/tmp").unwrap();
-        file.write_all(&[7; 100_000]).unwrap();
-        begin_writeback(&file, 0, 100_000).unwrap();
-        assert_eq!(begin_writeback(&file, u64::MAX, 1), Err(Errno::INVAL));
-        let (pipe, _end) = std::io::pipe().unwrap();
-        assert_eq!(begin_writeback(&pipe, 0, 1), Err(Errno::SPIPE));
-    }
 
     #[test]
     fn what_was_just_written_is_in_memory() {

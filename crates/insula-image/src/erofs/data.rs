@@ -1,27 +1,25 @@
 //! The data region of an image in the making: contents stream in, blocks and digests come out.
 //!
 //! ```text
-//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ written to the image ──▶ hasher (thread)
-//!                    ▲                                               │                    │
-//!                    └──────────── emptied buffers, digests of the files in them ─────────┘
-//!                                                                    └──▶ writeback (thread)
+//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ written past the cache ──▶ hasher (thread)
+//!                    ▲                                                                     │
+//!                    └──────────── emptied buffers, digests of the files in them ──────────┘
 //! ```
 //!
 //! Hashing takes about as long as reading and writing together, so it has a thread of its own. The number of buffers
-//! bounds both the memory and how far the hasher lags behind. The disk begins to write while contents still come, so
-//! that the flush at the end, which nobody can do without, finds little left.
+//! bounds both the memory and how far the hasher lags behind. The bytes go straight to the disk: in the page cache they
+//! would take as many fresh pages as the image is large, wait there for the flush, and be dropped unread.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use insula_kernel::page_cache::begin_writeback;
 use insula_model::Sha256Digest;
 use sha2::{Digest, Sha256};
 
 use super::{BLOCK_BITS, BLOCK_BYTES, blocks_of};
+use crate::direct::{AlignedBuffer, UncachedWriter};
 use crate::tree::{ChunkMap, ChunkRun, InodeIndex, Placement};
 
 /// Bytes of a buffer.
@@ -37,8 +35,6 @@ const CHUNK_BITS_MIN: u8 = 16;
 const CHUNKS_MAX: u64 = 4096;
 /// A buffer with more zeros than this goes to the hasher though it is not full.
 const ZEROS_MAX: usize = 16 << 20;
-/// Bytes that go to the disk at once: few requests, each of a length that disks like.
-const WRITEBACK_BYTES: u64 = 8 << 20;
 /// Blocks have addresses of 32 bits, the highest one means a hole.
 const BLOCKS_MAX: u64 = 0xFFFF_FFF0;
 
@@ -71,7 +67,7 @@ enum Segment {
 }
 
 struct Buffer {
-    bytes: Vec<u8>,
+    bytes: AlignedBuffer,
     filled: usize,
     segments: Vec<Segment>,
     digests: Vec<FileDigest>,
@@ -79,14 +75,13 @@ struct Buffer {
 
 /// The data region while it grows.
 pub(super) struct DataWriter {
-    image: File,
+    image: UncachedWriter,
     /// Offset in the image of the buffer's beginning: always a multiple of the block size.
     offset: u64,
     buffer: Buffer,
     free_buffers: Receiver<Buffer>,
     hasher: Option<(SyncSender<Buffer>, JoinHandle<()>)>,
     digests: Vec<FileDigest>,
-    writeback: Writeback,
 }
 
 impl std::fmt::Debug for DataWriter {
@@ -103,15 +98,13 @@ impl DataWriter {
         let thread = std::thread::Builder::new()
             .name("image-hasher".to_owned())
             .spawn(move || hash_buffers(&full_buffers, &to_writer))?;
-        let writeback = Writeback::start(image.try_clone()?)?;
         let mut writer = Self {
-            image,
+            image: UncachedWriter::new(image),
             offset: BLOCK_BYTES,
             buffer: Buffer::new(),
             free_buffers,
             hasher: Some((to_hasher, thread)),
             digests: Vec::new(),
-            writeback,
         };
         // The first of the others are hashed at once, empty, and come back as free ones.
         for _ in 1..BUFFERS {
@@ -221,9 +214,8 @@ impl DataWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         let filled = self.buffer.filled;
-        self.image.write_all_at(&self.buffer.bytes[..filled], self.offset)?;
+        self.image.write_at(&self.buffer.bytes, filled, self.offset)?;
         self.offset += u64::try_from(filled).expect("at most 1 MiB");
-        self.writeback.reach(self.offset);
         let mut next = self.free_buffers.recv().expect("the hasher gives every buffer back");
         self.digests.append(&mut next.digests);
         std::mem::swap(&mut self.buffer, &mut next);
@@ -242,42 +234,13 @@ impl DataWriter {
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
         }
-        Ok((self.image, self.offset, self.digests))
-    }
-}
-
-/// Begins to write to the disk what the image file got, in a thread of its own: that waits when the disk is busy.
-struct Writeback {
-    ends: SyncSender<u64>,
-    told: u64,
-}
-
-impl Writeback {
-    fn start(image: File) -> io::Result<Self> {
-        let (ends, reached) = sync_channel(1);
-        std::thread::Builder::new().name("image-writeback".to_owned()).spawn(move || {
-            let mut begun = 0;
-            for end in reached {
-                // What keeps the disk from writing is heard when the image is flushed.
-                let _ = begin_writeback(&image, begun, end - begun);
-                begun = end;
-            }
-        })?;
-        Ok(Self { ends, told: 0 })
-    }
-
-    /// The file was written up to `end`.
-    fn reach(&mut self, end: u64) {
-        // While the disk is busy nothing is said: the next word covers what this one would.
-        if end - self.told >= WRITEBACK_BYTES && self.ends.try_send(end).is_ok() {
-            self.told = end;
-        }
+        Ok((self.image.into_file()?, self.offset, self.digests))
     }
 }
 
 impl Buffer {
     fn new() -> Self {
-        Self { bytes: vec![0; BUFFER_BYTES], filled: 0, segments: Vec::new(), digests: Vec::new() }
+        Self { bytes: AlignedBuffer::new(BUFFER_BYTES), filled: 0, segments: Vec::new(), digests: Vec::new() }
     }
 
     /// Tells the hasher of bytes; those next to the ones before are one segment with them.

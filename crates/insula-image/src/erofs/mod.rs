@@ -24,14 +24,16 @@ mod data;
 mod layout;
 mod metadata;
 mod reader;
+mod stream_check;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use content::ContentReader;
-pub(crate) use content::lies_before;
+pub(crate) use content::contents_in_order;
 pub use metadata::{MetadataDigests, WriteMetadataError, write_metadata};
 pub use reader::{ErofsReader, ReadImageError};
+pub(crate) use stream_check::StreamCheck;
 pub use writer::{AddEntryCause, AddEntryError, ImageWriter, WriteImageError, WrittenImage};
 
 /// Bytes of a block.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 
@@ -10,6 +11,7 @@ use super::*;
 use crate::archive::{KeepAll, walk_directory};
 use crate::attributes::{Attributes, Device, Mtime, Xattrs};
 use crate::draft::{DraftError, NewEntry, NewKind, TreeLimits};
+use crate::manifest::ImageFile;
 use crate::path::ImagePath;
 use crate::recipe::run::mount_image;
 use crate::tree::{ImageTree, InodeKind, Placement};
@@ -70,12 +72,21 @@ fn bytes_of(image: &WrittenImage) -> Vec<u8> {
     bytes
 }
 
+/// Whether these bytes, which come in pieces of so many blocks, are what the image is.
+fn streams_right(image: &WrittenImage, bytes: &[u8], blocks: usize) -> bool {
+    let (file, goes_on) = (image.image_file(ImageFile::UNREAD), AtomicBool::new(false));
+    let mut check = StreamCheck::new(&image.tree, &file, &goes_on);
+    bytes.chunks(blocks * 4096).for_each(|piece| check.update(piece));
+    check.agrees()
+}
+
 fn assert_oracles_agree(image: &WrittenImage, path: &std::path::Path) {
     let reader = ErofsReader::open(image.file.try_clone().unwrap()).unwrap();
     assert_eq!(reader.tree(ENTRIES_MAX).unwrap(), image.tree);
     assert_eq!((reader.bytes(), reader.metadata_offset()), (image.bytes, image.metadata_offset));
     assert_eq!(image.file.metadata().unwrap().len(), image.bytes);
     let bytes = bytes_of(image);
+    assert!(streams_right(image, &bytes, 1) && streams_right(image, &bytes, 100));
     let offset = usize::try_from(image.metadata_offset).unwrap();
     let mut region = Vec::new();
     let made_anew = write_metadata(&image.tree, image.metadata_offset, &mut region).unwrap();
@@ -184,6 +195,56 @@ fn the_deepest_tree_is_an_image() {
     image.file(&"d/".repeat(ImagePath::DEPTH_MAX), b"x");
     let (image, path) = image.finish();
     assert_oracles_agree(&image, &path);
+}
+
+#[test]
+fn every_byte_that_is_not_what_was_written_is_found_on_the_stream() {
+    let mut scratch = Scratch::new();
+    let sparse = [[0; 65_536].as_slice(), &[5; 9]].concat();
+    scratch.file("a", b"replaced").file("b", &[1; 4096]).file("a", &[2; 5000]).file("sparse", &sparse);
+    scratch.file("empty", b"");
+    let (image, _path) = scratch.finish();
+    let bytes = bytes_of(&image);
+    let (content, end) = (|block: usize| block * 4096, usize::try_from(image.metadata_offset).unwrap());
+    // Block 1 is of the entry that was replaced.
+    for (what, at, is_right) in [
+        ("the superblock", 1030, false),
+        ("the block around it", 0, false),
+        ("a block that is nobody's", content(1), true),
+        ("a content's first byte", content(2), false),
+        ("a content's last byte", content(3) + 4999, false),
+        ("the padding behind it", content(3) + 5000, false),
+        ("what is stored of a file with a hole", content(5) + 8, false),
+        ("the padding behind that", content(5) + 9, false),
+        ("the metadata's first byte", end, false),
+        ("its last", bytes.len() - 1, false),
+    ] {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        assert_eq!(
+            (streams_right(&image, &changed, 1), streams_right(&image, &changed, 3)),
+            (is_right, is_right),
+            "{what}"
+        );
+    }
+    assert!(!streams_right(&image, &bytes[..bytes.len() - 4096], 1), "the end is missing");
+    assert!(!streams_right(&image, &[bytes.as_slice(), &[0; 4096]].concat(), 1), "there is more");
+}
+
+#[test]
+fn a_tree_whose_digests_are_not_those_of_its_contents_is_found_on_the_stream() {
+    for path in ["file", "hole", "empty"] {
+        let mut scratch = Scratch::new();
+        scratch.file("file", b"content").file("hole", &[0; 70_000]).file("empty", b"");
+        let (mut image, _path) = scratch.finish();
+        let bytes = bytes_of(&image);
+        let at = image.tree.iter().find(|item| item.path.as_bytes() == path.as_bytes()).unwrap().index.get();
+        let mut inodes = image.tree.inodes().to_vec();
+        let InodeKind::File(content) = &mut inodes[at].kind else { panic!("{path} is a file") };
+        content.sha256.0[0] ^= 1;
+        image.tree = ImageTree::from_parts(image.tree.entries().to_vec(), inodes).unwrap();
+        assert!(!streams_right(&image, &bytes, 1), "{path}");
+    }
 }
 
 #[test]

@@ -221,7 +221,7 @@ impl Store {
         debug_assert_eq!(manifest.id, id, "the manifest names the version that was begun");
         let failed = |source| PublishError::File { id: id.clone(), source };
         let dir = incoming.image_dir();
-        let sealed = seal_image_file(&dir, manifest.file.bytes, watch, &id)?;
+        let sealed = seal_image_file(&dir, &manifest, watch)?;
         manifest.file.sha256 = sealed.sha256;
         let digest = write_manifest(&dir, &manifest).map_err(failed)?;
         let stage = self.signing.vouch(StageRecord::published(digest, now), &id);
@@ -293,8 +293,9 @@ struct Sealed {
     immutability: Immutability,
 }
 
-/// Flushes the image file, compares what the disk holds, and closes it for writing.
-fn seal_image_file(dir: &Path, expected: u64, watch: Watch<'_>, id: &ImageId) -> Result<Sealed, PublishError> {
+/// Flushes the image file, compares what the disk holds with the manifest, and closes it for writing.
+fn seal_image_file(dir: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<Sealed, PublishError> {
+    let id = &manifest.id;
     let path = dir.join(IMAGE_FILE);
     let failed = |action: &'static str| {
         let path = path.clone();
@@ -306,11 +307,10 @@ fn seal_image_file(dir: &Path, expected: u64, watch: Watch<'_>, id: &ImageId) ->
     };
     let differs = || PublishError::ReadBack { id: id.clone(), file: IMAGE_FILE };
     let file = File::open(&path).map_err(failed("open"))?;
-    let bytes = file.metadata().map_err(failed("stat"))?.len();
-    if bytes != expected {
+    if file.metadata().map_err(failed("stat"))?.len() != manifest.file.bytes {
         return Err(differs());
     }
-    let sha256 = settle(&path, &file, bytes, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
+    let sha256 = settle(&path, &file, manifest, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
     file.set_permissions(Permissions::from_mode(0o400)).map_err(failed("set the mode of"))?;
     let immutability = make_immutable(&file).map_err(failed("set the immutable flag of"))?;
     let state = FileState::of(&file).map_err(failed("stat"))?;

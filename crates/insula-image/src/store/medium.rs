@@ -72,9 +72,14 @@ pub(super) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(),
 
 /// Writes a file anew and flushes it.
 pub(super) fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_unflushed(path, content)?.sync_all()
+}
+
+/// Writes a file anew; a crash may take it.
+pub(super) fn write_unflushed(path: &Path, content: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
 }
 
 /// Flushes a directory's entries.

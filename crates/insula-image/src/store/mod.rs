@@ -19,7 +19,6 @@
 //!
 //! Where the kernel mounts what, and which containers use it, is not known here.
 
-mod direct;
 mod export;
 mod import;
 mod incoming;

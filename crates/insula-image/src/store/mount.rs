@@ -8,7 +8,7 @@ use insula_model::{Bytes, ImageId, Sha256Digest};
 use jiff::Timestamp;
 use minicbor::{Decoder, Encoder};
 
-use super::medium::{FileState, StoreFileError, digest_from_medium, read_bounded, replace_file, write_file};
+use super::medium::{FileState, StoreFileError, digest_from_medium, read_bounded, replace_file, write_unflushed};
 use super::{CHECKED_FILE, DAMAGED_FILE, DamageMark, IMAGE_FILE, Store, UnknownImageError};
 use crate::progress::{Cancelled, Watch};
 use crate::signature::SignatureRefusal;
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// Records the state of a file whose bytes were all found right. CBOR: `[boot, bytes, inode, ctime seconds,
-    /// nanoseconds, immutable]`. It only spares work, so it is not flushed: without it, all bytes are read again.
+    /// nanoseconds, immutable]`. It only spares work, and counts for one boot, so it is not flushed.
     pub(super) fn record_check(&self, dir: &Path, state: FileState) -> Result<FileState, StoreFileError> {
         let mut encoder = Encoder::new(Vec::new());
         let encoded = encoder
@@ -163,7 +163,7 @@ impl Store {
             .and_then(|e| e.i64(state.changed_s)?.i64(state.changed_ns)?.bool(state.immutable));
         encoded.expect("a vector takes every byte");
         let path = dir.join(CHECKED_FILE);
-        write_file(&path, encoder.writer()).map_err(StoreFileError::on("write", &path))?;
+        write_unflushed(&path, encoder.writer()).map_err(StoreFileError::on("write", &path))?;
         Ok(state)
     }
 

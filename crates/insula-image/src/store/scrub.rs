@@ -3,19 +3,16 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use insula_model::{Bytes, ImageId, Sha256Digest};
 use jiff::Timestamp;
-use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
-use super::direct::{AlignedBuffer, is_not_direct, open_direct};
 use super::medium::{FileState, StoreFileError};
 use super::{CHECKED_FILE, IMAGE_FILE, Store, VerifyError, VerifyReport};
+use crate::direct::{AlignedBuffer, UncachedReader};
 use crate::progress::{Cancelled, Phase, Watch};
 
 /// What reading a version again found.
@@ -77,51 +74,17 @@ impl Store {
     }
 }
 
-/// A file that is read so that nothing of it stays in the page cache.
-enum Uncached {
-    Direct(File),
-    /// The file system has no direct reading: what was read is dropped at once.
-    Dropped(File),
-}
-
-impl Uncached {
-    fn open(path: &Path) -> io::Result<Self> {
-        open_direct(path)?.map_or_else(|| Self::open_dropped(path), |file| Ok(Self::Direct(file)))
-    }
-
-    fn open_dropped(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self::Dropped)
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self {
-            Self::Direct(file) => file.read_at(buffer, offset),
-            Self::Dropped(file) => {
-                let got = file.read_at(buffer, offset)?;
-                fadvise(file, offset, NonZeroU64::new(u64::try_from(got).unwrap_or(0)), Advice::DontNeed)?;
-                Ok(got)
-            }
-        }
-    }
-}
-
 fn digest_slowly(path: &Path, bytes: u64, rate: Bytes, watch: Watch<'_>) -> io::Result<Sha256Digest> {
-    let mut file = Uncached::open(path)?;
-    let mut memory = AlignedBuffer::new(READ_BYTES);
-    let buffer = memory.bytes();
+    let mut file = UncachedReader::open(path)?;
+    let mut buffer = AlignedBuffer::new(READ_BYTES);
     let began = Instant::now();
     let mut hash = Sha256::new();
     let mut offset = 0;
     while offset < bytes {
         watch.report(Phase::Verify, offset, Some(bytes)).map_err(io::Error::other)?;
-        let got = match file.read(buffer, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(got) => got,
-            Err(error) if matches!(file, Uncached::Direct(_)) && is_not_direct(&error) => {
-                file = Uncached::open_dropped(path)?;
-                continue;
-            }
-            Err(error) => return Err(error),
+        let got = match file.read_at(&mut buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got => got,
         };
         let wanted = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(got);
         hash.update(&buffer[..wanted]);
@@ -171,17 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_reading_give_the_same_digest_and_leave_nothing_in_memory() {
+    fn reading_slowly_gives_the_same_digest_and_leaves_nothing_in_memory() {
         let store = TestStore::new();
         store.import("web@1", &[("a", &vec![5; READ_BYTES + 777])]);
         let expected = store.show(&id("web@1")).unwrap().info.file;
         let image = store.version_dir("web@1").join("root.erofs");
         let digest = digest_slowly(&image, expected.bytes, FAST, Watch::nobody()).unwrap();
         assert_eq!(digest, expected.sha256);
-        let dropped = Uncached::open_dropped(&image).unwrap();
-        let mut whole = vec![0; usize::try_from(expected.bytes).unwrap()];
-        assert_eq!(dropped.read(&mut whole, 0).unwrap(), whole.len());
-        assert_eq!(Sha256Digest(Sha256::digest(&whole).into()), expected.sha256);
         if let Ok(cached) = insula_kernel::page_cache::cached_bytes(File::open(&image).unwrap()) {
             assert!(cached < 64 << 10, "{cached}");
         }

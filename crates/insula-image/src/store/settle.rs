@@ -1,160 +1,199 @@
-//! The last reading of a new image file: its bytes are flushed, compared with what the disk gives back, and hashed.
+//! The last reading of a new image file: its bytes are flushed, read back from the disk, compared and hashed.
 //!
 //! ```text
-//!  page cache ──▶ SHA-256 (thread) ─────────────────────────────▶ digest
-//!      └────────────────────────────┐
-//!  disk ── flush ──▶ read past it ──┴─▶ equal, or the disk is at fault
+//!  disk ──▶ read past the cache ──▶ digest of the file (thread) ──▶ compare (thread)
+//!                   ▲                                                    │
+//!                   └────────────────── emptied pieces ──────────────────┘
 //! ```
 //!
-//! Hashing what was written and again what came back gives the same answer at the price of a second digest, which is
-//! most of what publishing costs; comparing bytes costs a tenth, and goes on while the one digest is made. A file
-//! system that reads only through its cache gets the old way: the cache is dropped, and what comes back is hashed too.
+//! Nothing that was written is held against what comes back, for it was never kept: the tree has the digest of each
+//! content, made of the memory that was written, and the metadata is a function of the tree. So what comes back is compared with
+//! those digests, while the file's own digest is made of the same bytes. That one is thereby of what the disk holds.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use insula_model::Sha256Digest;
 use sha2::{Digest, Sha256};
 
-use super::direct::{AlignedBuffer, is_not_direct, open_direct};
-use super::medium::{digest_from_medium, drop_cache};
+use super::medium::drop_cache;
+use crate::direct::{AlignedBuffer, UncachedReader};
+use crate::erofs::StreamCheck;
+use crate::manifest::Manifest;
 use crate::progress::{Cancelled, Phase, Watch};
 
-/// Bytes compared at once: as much as a disk takes in one request.
-const COMPARED_BYTES: usize = 4 << 20;
-/// Bytes hashed at once: they stay in the processor's cache on their way.
-const HASHED_BYTES: usize = 256 << 10;
-/// Flushes a file of whole blocks, and gives the SHA-256 of its `bytes` bytes when the disk holds the same ones; none
-/// when it does not. Nothing of the file stays in the cache.
-pub(super) fn settle(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -> io::Result<Option<Sha256Digest>> {
-    let given_up = AtomicBool::new(false);
-    let (digest, compared) = std::thread::scope(|scope| {
-        let hashing = scope.spawn(|| digest_of_cached(file, bytes, &given_up));
-        let compared = file.sync_all().and_then(|()| compare_with_medium(path, file, bytes, watch));
-        if !matches!(compared, Ok(Comparison::Equal | Comparison::Impossible)) {
-            given_up.store(true, Ordering::Relaxed);
-        }
-        match hashing.join() {
-            Ok(digest) => (digest, compared),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    });
-    let settled = match compared? {
-        Comparison::Equal => Some(digest?),
-        Comparison::Differs => None,
-        Comparison::Impossible => {
-            let digest = digest?;
-            (digest_from_medium(file, bytes, watch)? == digest).then_some(digest)
-        }
-    };
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces in use: one that is read, one in each thread, one between them.
+const PIECES: usize = 4;
+/// How often somebody who waits for a piece looks whether to go on.
+const CANCEL_LOOK: Duration = Duration::from_millis(200);
+
+/// Bytes that came from the disk.
+struct Piece {
+    memory: AlignedBuffer,
+    length: usize,
+}
+
+/// Flushes an image file, and gives the SHA-256 of what the disk then holds when it is what `manifest` says; none when
+/// it is not. The manifest's own digest of the file counts for nothing. Nothing of the file stays in the cache.
+pub(super) fn settle(
+    path: &Path,
+    file: &File,
+    manifest: &Manifest,
+    watch: Watch<'_>,
+) -> io::Result<Option<Sha256Digest>> {
+    file.sync_all()?;
+    // Whoever wrote it may have left other bytes there than on the disk.
     drop_cache(file)?;
-    Ok(settled)
+    let given_up = AtomicBool::new(false);
+    let mut check = StreamCheck::new(&manifest.tree, &manifest.file, &given_up);
+    let (to_hasher, read) = sync_channel(PIECES);
+    let (to_checker, hashed) = sync_channel(PIECES);
+    let (emptied, free) = sync_channel(PIECES);
+    for _ in 0..PIECES {
+        // There is room for all of them.
+        let _ = emptied.try_send(AlignedBuffer::new(PIECE_BYTES));
+    }
+    let (came, digest) = std::thread::scope(|scope| {
+        let hashing = scope.spawn(move || hash_pieces(&read, &to_checker));
+        let checking = scope.spawn(|| check_pieces(&mut check, hashed, emptied));
+        let came = read_pieces(path, manifest.file.bytes, &free, to_hasher, watch);
+        given_up.store(came.is_err(), Ordering::Relaxed);
+        let joined = checking.join().and_then(|()| hashing.join());
+        (came, joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    came?;
+    Ok(check.agrees().then_some(digest))
 }
 
-/// What comparing a file's bytes in memory with those on the disk came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Equal,
-    Differs,
-    /// The file system does not read past its cache.
-    Impossible,
-}
-
-fn compare_with_medium(path: &Path, file: &File, bytes: u64, watch: Watch<'_>) -> io::Result<Comparison> {
-    let Some(direct) = open_direct(path)? else { return Ok(Comparison::Impossible) };
-    let (mut on_disk, mut written) = (AlignedBuffer::new(COMPARED_BYTES), vec![0; COMPARED_BYTES]);
+/// Reads the first `bytes` bytes of a file, piece by piece.
+fn read_pieces(
+    path: &Path,
+    bytes: u64,
+    free: &Receiver<AlignedBuffer>,
+    to_hasher: SyncSender<Piece>,
+    watch: Watch<'_>,
+) -> io::Result<()> {
+    let mut file = UncachedReader::open(path)?;
     let mut offset = 0;
     while offset < bytes {
         watch.report(Phase::Verify, offset, Some(bytes)).map_err(io::Error::other)?;
-        let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(COMPARED_BYTES);
-        let on_disk = &mut on_disk.bytes()[..length];
-        match direct.read_exact_at(on_disk, offset) {
-            Err(error) if is_not_direct(&error) => return Ok(Comparison::Impossible),
-            read => read?,
-        }
-        let written = &mut written[..length];
-        file.read_exact_at(written, offset)?;
-        if on_disk != written {
-            return Ok(Comparison::Differs);
+        let mut memory = match free.recv_timeout(CANCEL_LOOK) {
+            Ok(memory) => memory,
+            Err(RecvTimeoutError::Timeout) => continue,
+            // A thread has ended before its time: by a panic, which whoever joins it passes on.
+            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other(Cancelled)),
+        };
+        let got = file.read_at(&mut memory, offset)?;
+        let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(got);
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         offset += u64::try_from(length).map_err(io::Error::other)?;
+        // The same.
+        to_hasher.send(Piece { memory, length }).map_err(|_| io::Error::other(Cancelled))?;
     }
-    Ok(Comparison::Equal)
+    Ok(())
 }
 
-/// Digest of what was written, out of the cache; ends early when `given_up`.
-fn digest_of_cached(file: &File, bytes: u64, given_up: &AtomicBool) -> io::Result<Sha256Digest> {
+fn hash_pieces(read: &Receiver<Piece>, to_checker: &SyncSender<Piece>) -> Sha256Digest {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; HASHED_BYTES];
-    let mut offset = 0;
-    while offset < bytes {
-        if given_up.load(Ordering::Relaxed) {
-            return Err(io::Error::other(Cancelled));
+    for piece in read {
+        hash.update(&piece.memory[..piece.length]);
+        if to_checker.send(piece).is_err() {
+            break;
         }
-        let length = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(buffer.len());
-        file.read_exact_at(&mut buffer[..length], offset)?;
-        hash.update(&buffer[..length]);
-        offset += u64::try_from(length).map_err(io::Error::other)?;
     }
-    Ok(Sha256Digest(hash.finalize().into()))
+    Sha256Digest(hash.finalize().into())
+}
+
+fn check_pieces(check: &mut StreamCheck<'_>, hashed: Receiver<Piece>, emptied: SyncSender<AlignedBuffer>) {
+    for piece in hashed {
+        check.update(&piece.memory[..piece.length]);
+        // A reader that has ended needs no more.
+        let _ = emptied.send(piece.memory);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::OpenOptions;
-    use std::io::Write;
-    use std::path::PathBuf;
+    use crate::convert::manifest_of;
+    use crate::draft::{NewEntry, NewKind, TreeLimits};
+    use crate::erofs::ImageWriter;
+    use crate::manifest::Provenance;
+    use crate::path::ImagePath;
+    use insula_model::{ImageConfig, MountPlan};
+    use std::os::unix::fs::FileExt;
 
-    /// A file of whole blocks with other bytes in each, below `dir`.
-    fn file_in(dir: &str) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
-        let dir = tempfile::tempdir_in(dir).unwrap();
-        let path = dir.path().join("file");
-        let bytes: Vec<u8> = (0..9 << 20 >> 2u32).flat_map(u32::to_le_bytes).collect();
-        File::create(&path).unwrap().write_all(&bytes).unwrap();
-        (dir, path, bytes)
+    const CONTENT_BYTES: u64 = 9 << 20;
+
+    /// An image of one file with other bytes in each block, as it is before it is published.
+    fn written_in(dir: &str) -> (tempfile::NamedTempFile, Manifest) {
+        let file = tempfile::NamedTempFile::new_in(dir).unwrap();
+        let mut writer = ImageWriter::new(file.reopen().unwrap(), TreeLimits::standard()).unwrap();
+        let content: Vec<u8> = (0..9 << 20 >> 2u32).flat_map(u32::to_le_bytes).collect();
+        let entry = NewEntry { kind: NewKind::File { size: CONTENT_BYTES }, attributes: Default::default() };
+        writer.add(ImagePath::parse("file").unwrap(), entry, &mut content.as_slice()).unwrap();
+        let (id, plan) = ("web@1".parse().unwrap(), MountPlan::default_plan());
+        let image = writer.finish().unwrap();
+        (file, manifest_of(id, image, Provenance::default(), ImageConfig::default(), plan))
     }
 
-    fn settled(path: &Path, bytes: usize) -> io::Result<Option<Sha256Digest>> {
-        settle(path, &File::open(path).unwrap(), u64::try_from(bytes).unwrap(), Watch::nobody())
+    fn settled(file: &tempfile::NamedTempFile, manifest: &Manifest) -> io::Result<Option<Sha256Digest>> {
+        settle(file.path(), file.as_file(), manifest, Watch::nobody())
     }
 
     #[test]
-    fn a_written_file_settles_with_the_digest_of_its_bytes() {
+    fn an_image_settles_with_the_digest_of_its_file() {
         // A file system on a disk, and one that has none.
         for dir in ["/var/tmp", "/dev/shm"] {
-            let (_dir, path, bytes) = file_in(dir);
-            let expected = Sha256Digest(Sha256::digest(&bytes).into());
-            assert_eq!(settled(&path, bytes.len()).unwrap(), Some(expected), "{dir}");
+            let (file, manifest) = written_in(dir);
+            let expected = Sha256Digest(Sha256::digest(std::fs::read(file.path()).unwrap()).into());
+            assert_eq!(settled(&file, &manifest).unwrap(), Some(expected), "{dir}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_not_in_the_cache_is_not_there_afterwards() {
+        let (file, manifest) = written_in("/var/tmp");
+        settled(&file, &manifest).unwrap().unwrap();
+        match insula_kernel::page_cache::cached_bytes(file.as_file()) {
+            Ok(bytes) => assert_eq!(bytes, 0),
+            Err(error) => assert_eq!(error, rustix::io::Errno::NOSYS),
         }
     }
 
     #[test]
     fn a_disk_that_holds_other_bytes_is_found_out() {
-        let (_dir, path, bytes) = file_in("/var/tmp");
-        let (_other_dir, other, _) = file_in("/var/tmp");
-        let changed = OpenOptions::new().write(true).open(&other).unwrap();
-        changed.write_all_at(b"!", u64::try_from(bytes.len() - 5000).unwrap()).unwrap();
-        // What is read past the cache comes from the file of that name, what was written from the descriptor.
-        let written = File::open(&path).unwrap();
-        let settled = settle(&other, &written, u64::try_from(bytes.len()).unwrap(), Watch::nobody());
-        assert_eq!(settled.unwrap(), None);
+        let (file, manifest) = written_in("/var/tmp");
+        for offset in [1024, 4096, CONTENT_BYTES, manifest.file.bytes - 1] {
+            let mut byte = [0];
+            file.as_file().read_exact_at(&mut byte, offset).unwrap();
+            file.as_file().write_all_at(&[byte[0] ^ 1], offset).unwrap();
+            assert_eq!(settled(&file, &manifest).unwrap(), None, "{offset}");
+            file.as_file().write_all_at(&byte, offset).unwrap();
+        }
+        assert!(settled(&file, &manifest).unwrap().is_some());
     }
 
     #[test]
     fn a_file_that_is_too_short_is_an_error() {
-        let (_dir, path, bytes) = file_in("/var/tmp");
-        assert_eq!(settled(&path, bytes.len() + 4096).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let (file, manifest) = written_in("/var/tmp");
+        file.as_file().set_len(manifest.file.bytes - 4096).unwrap();
+        assert_eq!(settled(&file, &manifest).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
     fn settling_stops_when_asked() {
-        let (_dir, path, bytes) = file_in("/var/tmp");
+        let (file, manifest) = written_in("/var/tmp");
         let watch = Watch { progress: &|_| {}, cancelled: &|| true };
-        let error = settle(&path, &File::open(&path).unwrap(), u64::try_from(bytes.len()).unwrap(), watch).unwrap_err();
+        let error = settle(file.path(), file.as_file(), &manifest, watch).unwrap_err();
         assert!(error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()));
     }
 }

@@ -81,7 +81,7 @@ const MEMORY_BASE_BYTES: u64 = 64 << 20;
 const MEMORY_ENTRY_BYTES: u64 = 200;
 /// Open files: what a walk keeps open is as deep as the longest path has components.
 const FILES_MAX: u64 = 4_096;
-/// Threads of the worker: itself, two that hash, one that has the disk begin to write.
+/// Threads of the worker: itself, one that reads ahead, one that hashes; some to spare.
 const THREADS_MAX: u64 = 8;
 
 /// Private memory that a worker may have.
@@ -131,7 +131,7 @@ fn drop_privileges(own_id: u32, access: &Access<'_>) -> Result<(), ConfineError>
 const ALLOWED: [&[&str]; 7] = [
     // The source, the image, the spool, the hand-over file.
     &["read", "readv", "pread64", "write", "writev", "pwrite64", "lseek", "fstat", "close"],
-    &["sync_file_range", "fsync", "fdatasync", "fadvise64", "fcntl", "dup"],
+    &["fsync", "fdatasync", "fadvise64", "fcntl", "dup"],
     // The answers.
     &["sendmsg"],
     // Memory; executable or shared memory is not in it, see below.
