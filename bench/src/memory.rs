@@ -37,6 +37,8 @@ const CAPABILITIES: u64 = 0xa804_25fb;
 const NOTES: &str = "\
 The floor holds containers with the same namespaces and mounts, Insula's own process 1 and the same idle program. What a
 container is charged is the sum of its group's anonymous memory, files in memory and the kernel's own.
+Disk is what the containers' own directories take; the node's store is one file for all of them, which its database
+makes larger and smaller in steps, and is told beside it.
 The machine's memory is the growth of SUnreclaim, KernelStack, PageTables and Percpu from none to 500 containers; what
 else runs on the machine moves it too.
 ";
@@ -56,14 +58,16 @@ pub(crate) fn run(stage: &Stage) -> Result<Vec<Figure>, Box<dyn std::error::Erro
 }
 
 fn measure(stage: &Stage, names: &mut Vec<String>) -> Result<Vec<Figure>, Box<dyn std::error::Error>> {
-    let (disk_before, machine_before) = (disk_kib(stage)?, machine_kib()?);
+    let (disk_before, store_before, machine_before) = (directories_kib(stage)?, store_kib(stage)?, machine_kib()?);
     start_until(stage, names, CONTAINERS)?;
-    let disk = (disk_kib(stage)? - disk_before) / CONTAINERS as f64;
+    let disk = (directories_kib(stage)? - disk_before) / CONTAINERS as f64;
     let (copies, one) = text_copies(stage, LIBRARY)?;
     let charged = mean(ids(stage)?.iter().map(|id| charged_kib(id)).collect::<Result<_, _>>()?);
     let floor = floor_charge(stage)?;
     start_until(stage, names, MANY_CONTAINERS)?;
     let machine = (machine_kib()? - machine_before) / MANY_CONTAINERS as f64;
+    let store = store_kib(stage)?;
+    println!("the node's store: {store_before:.0} KiB with no container, {store:.0} KiB with {MANY_CONTAINERS}\n");
     let figure = |name: &str, ours, reference, reference_name: &str, goal| Figure {
         name: name.to_owned(),
         unit: "KiB",
@@ -112,11 +116,23 @@ fn mean(values: Vec<f64>) -> f64 {
     values.into_iter().sum::<f64>() / f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Blocks that the node's state takes.
-fn disk_kib(stage: &Stage) -> Result<f64, Box<dyn std::error::Error>> {
-    let output = std::process::Command::new("du").args(["-s", "-k"]).arg(stage.state()).output()?;
+/// Blocks that the containers' own directories take: what the node keeps of them, and their data.
+fn directories_kib(stage: &Stage) -> Result<f64, Box<dyn std::error::Error>> {
+    ["containers", "v"].iter().map(|name| disk_kib(&stage.state().join(name))).sum()
+}
+
+/// Blocks of the file with what the node records of all containers.
+fn store_kib(stage: &Stage) -> Result<f64, Box<dyn std::error::Error>> {
+    disk_kib(&stage.state().join("node.redb"))
+}
+
+fn disk_kib(path: &Path) -> Result<f64, Box<dyn std::error::Error>> {
+    if !path.exists() {
+        return Ok(0.0);
+    }
+    let output = std::process::Command::new("du").args(["-s", "-k"]).arg(path).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
+    Ok(text.split_whitespace().next().ok_or_else(|| field(&path.to_string_lossy(), "size"))?.parse()?)
 }
 
 /// Proportional sizes of all executable mappings of `program` inside containers, summed; and the size of one copy, if
