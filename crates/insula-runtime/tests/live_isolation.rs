@@ -103,22 +103,33 @@ fn live_t02_processes_have_open_what_they_were_given_and_nothing_else() {
 }
 
 #[test]
-fn live_t02_no_descriptor_of_the_host_can_be_a_working_directory() {
+fn live_t02_no_descriptor_of_the_host_can_be_a_working_directory_or_a_program() {
     let mut node = Node::start();
     let key = node.image();
-    for number in 3..24 {
-        let mut spec = shell("pwd");
-        spec.workdir = Some(format!("/proc/self/fd/{number}"));
-        match start(&mut node, &key, id(5), &spec) {
-            Err(LauncherError::Failed(_)) => node.sweep(id(5)),
-            Err(error) => panic!("{number}: {error}"),
-            Ok(mut running) => {
-                let mut output = String::new();
-                running.output.read_to_string(&mut output).unwrap();
-                panic!("{number} is a directory: {output}");
+    let ends = [63, 64, 127, 128, 255, 256, 511, 512, 1022, 1023];
+    let numbers = (3..40).chain(ends);
+    let (directory, program) = (shell("pwd"), ContainerSpec::new("test".parse().unwrap()));
+    for number in numbers {
+        let path = format!("/proc/self/fd/{number}");
+        let cases = [
+            ContainerSpec { workdir: Some(path.clone()), ..directory.clone() },
+            ContainerSpec { command: vec![path.clone()], ..program.clone() },
+        ];
+        for spec in cases {
+            match start(&mut node, &key, id(5), &spec) {
+                Err(LauncherError::Failed(failure)) => {
+                    assert!(failure.to_string().contains(&path), "{failure}");
+                    node.sweep(id(5));
+                }
+                Err(error) => panic!("{number}: {error}"),
+                Ok(mut running) => {
+                    let mut output = String::new();
+                    running.output.read_to_string(&mut output).unwrap();
+                    panic!("{path} serves: {output}");
+                }
             }
+            node.assert_nothing_left(id(5));
         }
-        node.assert_nothing_left(id(5));
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Container {
     pub(crate) phase: Phase,
     /// Its mount namespace, held until it is swept: process 1 ends without unmounting, the sweep's worker does it.
     mounts: Option<OwnedFd>,
+    /// Who is to be told that nothing is left, when the end of the killed process 1 has come here, too.
+    pub(crate) swept_for: Vec<Asker>,
 }
 
 /// Where a container stands here.
@@ -101,7 +103,7 @@ impl Containers {
     pub(crate) fn begin(&mut self, id: ContainerId) -> u64 {
         self.last_number += 1;
         let number = self.last_number;
-        self.known.insert(id, Container { number, phase: Phase::Starting, mounts: None });
+        self.known.insert(id, Container { number, phase: Phase::Starting, mounts: None, swept_for: Vec::new() });
         number
     }
 
@@ -129,6 +131,19 @@ impl Containers {
     pub(crate) fn take_early_end(&mut self, pid: Pid) -> Option<WaitStatus> {
         let at = self.early_ends.iter().position(|(ended, _)| *ended == pid)?;
         self.early_ends.remove(at).map(|(_, status)| status)
+    }
+
+    /// Its objects are gone. Whether that is all: else the end of its process 1 is yet to come, and `asker` waits for it.
+    pub(crate) fn note_swept(&mut self, id: ContainerId, asker: Asker) -> bool {
+        match self.known.get_mut(&id).map(|container| (&container.phase, &mut container.swept_for)) {
+            Some((Phase::Begun(_) | Phase::Running(_), swept_for)) => {
+                swept_for.push(asker);
+                return false;
+            }
+            Some((Phase::Ended(_), _)) => drop(self.known.remove(&id)),
+            Some((Phase::Starting, _)) | None => {}
+        }
+        true
     }
 
     /// Whether it is known and has not ended.

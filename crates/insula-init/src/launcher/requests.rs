@@ -321,10 +321,10 @@ impl Launcher {
                 self.answer(asker, Err(failure));
             }
             (Task::Sweep { container }, Report::Swept) => {
-                if !self.containers.is_alive(container) {
-                    self.containers.remove(container);
+                // A start that comes before the end of what was killed would be told that the container runs.
+                if self.containers.note_swept(container, asker) {
+                    self.answer(asker, Ok(LauncherOutcome::Done));
                 }
-                self.answer(asker, Ok(LauncherOutcome::Done));
             }
             (Task::Sweep { .. }, Report::Failed(failure)) => self.answer(asker, Err(failure)),
             (Task::Join { container, on_close }, Report::Joined(number)) => {
@@ -439,6 +439,7 @@ impl Launcher {
         let end = how_it_ended(&self.run, id, seen);
         let Some(container) = self.containers.get_mut(id) else { return };
         let phase = std::mem::replace(&mut container.phase, Phase::Ended(end.clone()));
+        let swept_for = std::mem::take(&mut container.swept_for);
         if let Phase::Begun(running) | Phase::Running(running) = phase {
             if let Some(status) = &running.status {
                 self.poller.remove(status);
@@ -449,12 +450,19 @@ impl Launcher {
                 self.answer(asker, Err(Failure::new(FailureKind::WorkerLost, message)));
             }
         }
-        write_end(&self.run, id, &end);
+        if swept_for.is_empty() {
+            write_end(&self.run, id, &end);
+        } else {
+            self.containers.remove(id);
+        }
         if let Some(name) = process_1_name(id) {
             // The fact says it now. One that stays there is removed with the container.
             self.keeper.pass_on(KeeperRequest::Remove { name }, Vec::new(), None).unwrap_or_default();
         }
         self.daemon.tell(&LauncherEvent::Exited { container: id, end }, &[]);
+        for asker in swept_for {
+            self.answer(asker, Ok(LauncherOutcome::Done));
+        }
     }
 
     /// Process 1 of a container that an earlier launcher started ended.
