@@ -29,6 +29,11 @@ pub(crate) fn open_target(root: BorrowedFd<'_>, target: &str, flags: OFlags) -> 
         .map_err(|errno| explain(Path::new(target), errno))
 }
 
+/// Opens `path` below `base` if nothing is mounted on the way; `EXDEV` says that something is.
+pub(crate) fn open_on_one_mount(base: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH.union(ResolveFlags::NO_XDEV))
+}
+
 /// What an errno of a lookup says about the path.
 fn explain(path: &Path, errno: Errno) -> StepFailure {
     let target = path.display().to_string();

@@ -4,6 +4,7 @@
 //! handle, and every target is resolved below it without following links.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use insula_kernel::mount_attributes::set_attributes;
 use insula_kernel::namespace::unshare;
@@ -127,7 +128,7 @@ impl Inside<'_> {
             return attach(self.null_mount()?.as_fd(), place.as_fd(), target);
         }
         if let Some(empty) = &self.empty {
-            let mask = mounts::clone_tree(empty.as_fd(), std::path::Path::new(""), Depth::One)?;
+            let mask = mounts::clone_tree(empty.as_fd(), Path::new(""), Depth::One)?;
             return attach(mask.as_fd(), place.as_fd(), target);
         }
         let read_only = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID).and(MountAttributes::NO_EXEC);
@@ -150,7 +151,7 @@ impl Inside<'_> {
                 expected: "the null device".to_owned(),
             });
         }
-        mounts::clone_tree(null.as_fd(), std::path::Path::new(""), Depth::One)
+        mounts::clone_tree(null.as_fd(), Path::new(""), Depth::One)
     }
 
     fn protect(&self, target: &str) -> Result<(), StepFailure> {
@@ -158,7 +159,7 @@ impl Inside<'_> {
             Err(failure) if beneath::is_missing(&failure) => return Ok(()),
             place => place?,
         };
-        let copy = mounts::clone_tree(place.as_fd(), std::path::Path::new(""), Depth::Tree)?;
+        let copy = mounts::clone_tree(place.as_fd(), Path::new(""), Depth::Tree)?;
         set_attributes(copy.as_fd(), MountAttributes::READ_ONLY.0, None)
             .map_err(|errno| StepFailure::kernel(format!("mount_setattr({target})"), errno))?;
         attach(copy.as_fd(), place.as_fd(), target)
@@ -166,22 +167,21 @@ impl Inside<'_> {
 
     fn set(&self, path: &str, value: &str, missing: Missing) -> Result<(), StepFailure> {
         let target = format!("/proc/sys/{path}");
-        let file = match beneath::open_target(self.root()?, &target, OFlags::WRONLY) {
-            Err(failure) if beneath::is_missing(&failure) => {
-                return match missing {
-                    Missing::Skip => Ok(()),
-                    // Of the kernel, not of the image.
-                    _ => Err(StepFailure::kernel(format!("open({target})"), Errno::NOENT)),
-                };
-            }
-            file => file?,
-        };
+        let impostor = || StepFailure::Impostor { target: target.clone(), expected: "a file of procfs".to_owned() };
         let wrong = |errno| StepFailure::kernel(format!("write({target})"), errno);
-        let found = rustix::fs::fstatfs(&file).map_err(wrong)?;
+        let proc = beneath::open_target(self.root()?, "/proc", OFlags::PATH | OFlags::DIRECTORY)?;
+        let found = rustix::fs::fstatfs(&proc).map_err(wrong)?;
         if u64::try_from(found.f_type).ok() != Some(PROC_MAGIC) {
-            return Err(StepFailure::Impostor { target, expected: "a file of procfs".to_owned() });
+            return Err(impostor());
         }
-        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(wrong)
+        // A file of procfs that was mounted over this one would be another setting.
+        match beneath::open_on_one_mount(proc.as_fd(), &Path::new("sys").join(path), OFlags::WRONLY) {
+            Ok(file) => rustix::io::write(&file, value.as_bytes()).map(drop).map_err(wrong),
+            Err(Errno::XDEV) => Err(impostor()),
+            Err(Errno::NOENT) if missing == Missing::Skip => Ok(()),
+            // Of the kernel, not of the image.
+            Err(errno) => Err(StepFailure::kernel(format!("open({target})"), errno)),
+        }
     }
 
     fn console(&mut self, target: &str, into: FdSlot) -> Result<(), StepFailure> {
@@ -201,7 +201,7 @@ impl Inside<'_> {
         }
         beneath::make_target(self.root()?, target, false)?;
         let place = beneath::open_target(self.root()?, target, OFlags::PATH)?;
-        let mount = mounts::clone_tree(node.as_fd(), std::path::Path::new(""), Depth::One)?;
+        let mount = mounts::clone_tree(node.as_fd(), Path::new(""), Depth::One)?;
         attach(mount.as_fd(), place.as_fd(), target)?;
         let told = self.worker.send(&crate::execute::FromChild::Console, &[master.as_fd()], Wait::Forever);
         told.map_err(|error| StepFailure::from_error(&error))?;

@@ -8,11 +8,12 @@ use std::path::Path;
 use harness::{Node, Planned, Start, id, shell};
 use insula_model::{ContainerId, ContainerSpec, ImageConfig, RootAccess};
 use insula_plan::cgroup::{CgroupStep, IfAbsent};
-use insula_plan::host_step::HostStep;
+use insula_plan::host_step::{FileStep, HostStep};
 use insula_plan::inside_step::{InsideStep, Missing};
 use insula_plan::plan::{Plan, Program};
 use insula_plan::protocol::failure::{Failure, FailureKind};
 use insula_plan::protocol::launcher::{ImageKey, LauncherError};
+use insula_plan::protocol::status::ExitStatus;
 use insula_plan::slot::FdSlot;
 use insula_runtime::{Owner, VolumeKind, VolumeSource};
 
@@ -214,7 +215,7 @@ fn live_t03_a_null_device_that_is_none_refuses_the_start() {
     let key = node.image();
     let failure = fails(&mut node, &key, id(8), |plan| {
         for step in &mut plan.outside {
-            if let HostStep::File(insula_plan::host_step::FileStep::Device { at, device, .. }) = step
+            if let HostStep::File(FileStep::Device { at, device, .. }) = step
                 && at.path == Path::new("null")
             {
                 device.minor = 5;
@@ -222,6 +223,29 @@ fn live_t03_a_null_device_that_is_none_refuses_the_start() {
         }
     });
     assert!(failure.to_string().contains("`/dev/null` is not the null device"), "{failure}");
+}
+
+#[test]
+fn live_t03_a_link_in_the_place_of_the_null_device_refuses_the_start_or_is_not_seen() {
+    let mut node = Node::start();
+    let trap = node.path("trap");
+    std::fs::write(&trap, "untouched").unwrap();
+    // The image's own is below the container's `/dev`.
+    let key = node.image_with("linked", |root| std::os::unix::fs::symlink(&trap, root.join("dev/null")).unwrap());
+    let (status, said) = node.run(&key, id(12), "stat -c %F /dev/null; echo x >/dev/null; head -c 1 /proc/keys");
+    assert_eq!((status, said.as_str()), (ExitStatus::Exited(0), "character special file\n"));
+    node.assert_nothing_left(id(12));
+    let failure = fails(&mut node, &key, id(12), |plan| {
+        for step in &mut plan.outside {
+            if let HostStep::File(FileStep::Device { at, owner, .. }) = step
+                && at.path == Path::new("null")
+            {
+                *step = HostStep::File(FileStep::Link { at: at.clone(), target: trap.clone(), owner: *owner });
+            }
+        }
+    });
+    assert!(failure.to_string().contains("/dev/null") && failure.to_string().contains("symbolic link"), "{failure}");
+    assert_eq!(std::fs::read_to_string(&trap).unwrap(), "untouched");
 }
 
 #[test]
@@ -275,4 +299,16 @@ fn live_t05_a_setting_goes_to_a_procfs_or_nowhere() {
     let op = node.carry_out(id(9), &plan.encode(), fds).unwrap();
     let failure = swept_failure(&mut node, id(9), "a setting in a file of the image", op);
     assert!(failure.to_string().contains(&format!("`/proc/sys/{name}` is not a file of procfs")), "{failure}");
+}
+
+#[test]
+fn live_t05_a_setting_over_which_another_file_of_procfs_is_mounted_refuses_the_start() {
+    let mut node = Node::start();
+    let key = node.image();
+    let failure = fails(&mut node, &key, id(11), |plan| {
+        let first = plan.inside.iter().position(|step| matches!(step, InsideStep::Setting { .. })).unwrap();
+        plan.inside.insert(first, InsideStep::ReadOnly { target: "/proc/sys/net".to_owned() });
+    });
+    assert_eq!(failure.step.as_deref(), Some("setting"), "{failure}");
+    assert!(failure.to_string().contains("is not a file of procfs"), "{failure}");
 }
