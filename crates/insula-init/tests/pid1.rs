@@ -166,7 +166,8 @@ mod tests {
         spec.stdio = Stdio::Terminal(WindowSize::DEFAULT);
         let running = container.client().exec(ExecRequest { process: spec, on_close: OnClose::Leave }, None).unwrap();
         read_until(running.terminal.as_ref().unwrap(), "ready\r\n");
-        assert_eq!(container.exec_to_end("ps -o args | grep -c '^cat'").0, "1\n");
+        // The shell may still be about to run it.
+        eventually("it runs", || container.exec_to_end("ps -o args | grep -c '^cat'").0 == "1\n");
         drop(running);
         eventually("the hang-up ends it", || container.exec_to_end("ps -o args | grep -c '^cat'").0 == "0\n");
     }
@@ -276,6 +277,32 @@ mod tests {
         let request = ExecRequest { process: shell("ls"), on_close: OnClose::Kill };
         let error = container.client().exec(request, Some(fds)).unwrap_err();
         assert!(matches!(error, ExecError::Refused(SpawnFailure::Unusable { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn live_t02_no_descriptor_can_be_a_directory_or_a_program_of_a_request() {
+        let container = idle();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let null = std::os::fd::AsFd::as_fd(&null);
+        let refused = |process| {
+            let fds = insula_plan::protocol::init::StdioFds { input: null, output: null, error: null };
+            match container.client().exec(ExecRequest { process, on_close: OnClose::Kill }, Some(fds)).unwrap_err() {
+                ExecError::Refused(failure) => failure,
+                error => panic!("{error:?}"),
+            }
+        };
+        for number in 3..1024 {
+            let path = std::ffi::CString::new(format!("/proc/self/fd/{number}")).unwrap();
+            let mut directory = shell("pwd");
+            directory.cwd = path.clone();
+            let failure = refused(directory);
+            assert!(matches!(failure, SpawnFailure::WorkingDirectory { .. }), "{number}: {failure:?}");
+            let mut program = shell("");
+            program.argv = vec![path];
+            let failure = refused(program);
+            let is_named = matches!(failure, SpawnFailure::NotFound { .. } | SpawnFailure::NotExecutable { .. });
+            assert!(is_named, "{number}: {failure:?}");
+        }
     }
 
     #[test]

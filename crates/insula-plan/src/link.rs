@@ -583,7 +583,8 @@ mod tests {
                 host.enter();
                 run(&["ip", "link", "set", "lo", "up"]);
                 run(&["ip", "address", "add", "10.87.255.1/32", "dev", "lo"]);
-                run(&["ip", "address", "add", "fd49::1/128", "dev", "lo"]);
+                // Without a look for others of its kind it is there at once.
+                run(&["ip", "address", "add", "fd49::1/128", "dev", "lo", "nodad"]);
                 let netns = container.open();
                 let connect = LinkStep::Connect { link: host_link() };
                 let begin = std::time::Instant::now();
