@@ -54,6 +54,7 @@ fn live_t07_a_mount_target_that_a_neighbour_exchanges_leads_nowhere_else() {
         started += u32::from(run.code == 0);
     }
     println!("{started} of {starts} starts found the target as it was to be");
+    assert!((1..starts).contains(&started), "{started} of {starts}: there was no race");
     let is_link = || std::fs::symlink_metadata(shared.join("target")).is_ok_and(|found| found.is_symlink());
     eventually("the neighbour exchanges the target to the end", || is_link().then_some(()));
     let left = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();

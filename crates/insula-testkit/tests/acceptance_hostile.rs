@@ -121,6 +121,9 @@ fn live_t13_odd_entries_are_data_and_never_touch_the_host() {
         .device("dev-of-the-image", 8, 0)
         .file("twice", b"first")
         .file("twice", b"second")
+        .link("templates", tar::EntryType::Symlink, absolute)
+        .extended("SCHILY.xattr.security.capability", &[1, 0, 0, 2, 0xff, 0xff, 0, 0])
+        .file("bin/ping", b"")
         .end();
     assert_eq!(import(&node, "odd@1", &odd).code, 0);
     assert!(!marker.exists());
@@ -131,6 +134,8 @@ fn live_t13_odd_entries_are_data_and_never_touch_the_host() {
     assert_eq!(listed["bin/su"].mode, 0o6755);
     assert_eq!(listed["dev-of-the-image"].kind, tar::EntryType::Block);
     assert_eq!(listed["twice"].content, "second");
+    assert_eq!(listed["templates"].kind, tar::EntryType::Symlink);
+    assert!(listed.contains_key("bin/ping"));
 }
 
 #[test]

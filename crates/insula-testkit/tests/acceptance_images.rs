@@ -126,6 +126,11 @@ fn live_a01_what_a_recipe_says_is_what_a_container_sees() {
     assert!(size.parse::<u64>().unwrap() <= 8 << 20 && root == "refused", "{full}");
     let shown = node.json(["image", "show", "small@1"]);
     assert_eq!(shown["mount_plan"]["places"][0]["path"], "/etc");
+    // Root, plan and signature lie in a directory of the version's own.
+    let files = names(&node.state_dir().join("images/small/1"));
+    for file in ["manifest.cbor", "manifest.json", "root.erofs", "stage"] {
+        assert!(files.contains(file), "{files:?}");
+    }
     assert_eq!(shown["stage"], "testing");
 }
 

@@ -154,6 +154,33 @@ fn live_t08_a_volume_of_the_hosts_root_is_warned_of() {
 }
 
 #[test]
+fn live_t08_what_a_container_leaves_in_its_data_gives_nobody_anything() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "c", "--cap-add", "ALL", "busybox", "sleep", "1000"]);
+    node.ok(["exec", "c", "sh", "-c", "cp /bin/busybox /data/id; cp /bin/busybox /data/grep; chmod 4755 /data/id"]);
+    let data = std::path::PathBuf::from(node.show("c")["data_path"].as_str().unwrap());
+    // All rights to whoever executes it, as the kernel reads them from a file (struct vfs_cap_data, version 2).
+    let all = [[1, 0, 0, 2], [0xff; 4], [0; 4], [0xff, 0xff, 0xff, 1], [0; 4]].concat();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(data.join("grep"), "security.capability", &all, flags).unwrap();
+    let rights = node.ok(["exec", "-u", "web", "c", "/data/grep", "Cap[IPE]", "/proc/self/status"]).stdout;
+    for line in ["CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"] {
+        assert!(rights.contains(line), "{rights}");
+    }
+    assert_eq!(node.ok(["exec", "-u", "web", "c", "/data/id", "-u"]).text(), "33");
+    // On the host it has the owner and the mode that it was given; nobody but root comes there.
+    for program in ["id", "grep"] {
+        assert!(data.join(program).exists());
+        let mut other = Command::new("setpriv");
+        // The shell is the first that has no rights any more.
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", "exec $0"]);
+        other.arg(data.join(program));
+        let said = run_bounded(other, b"", PATIENCE);
+        assert!([126, 127].contains(&said.code) && said.stderr.contains("Permission denied"), "{program}: {said:?}");
+    }
+}
+
+#[test]
 fn live_a_range_of_ports_leads_to_as_many_ports_of_the_container() {
     let node = node();
     let serve = "for port in 80 81; do echo port $port >/tmp/$port; nc -ll -p $port -e cat /tmp/$port & done; wait";

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use insula_testkit::{Node, PATIENCE, ProbeReport, eventually, run_bounded};
+use rustix::fs::SealFlags;
 
 /// Kinds of namespaces that every container has of its own.
 const OWN_KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -77,10 +78,20 @@ fn live_a14_two_containers_serve_port_80_on_their_own_addresses() {
 #[test]
 fn live_a21_a_container_reaches_the_host_and_not_the_management_socket() {
     let node = node();
-    let report = node.probe_run(&[]);
-    assert!(report.mounts.iter().all(|mount| !mount.target.contains("insula")));
-    let said = node.run(["run", "--rm", "busybox", "ls", "/run/insula"]);
-    assert_ne!(said.code, 0);
+    let sockets = [node.socket(), node.run_dir().join("attach.sock"), node.run_dir().join("launcher.sock")];
+    for socket in &sockets {
+        assert!(socket.exists(), "{}", socket.display());
+    }
+    assert!(UnixStream::connect(&sockets[0]).is_ok(), "it answers on the host");
+    let look = sockets.iter().map(|socket| format!("test -e {} && echo there;", socket.display())).collect::<String>();
+    // What is listed with an @ has no file, and a network namespace is all that keeps one from it.
+    let look = format!("{look} grep -c '@.*insula' /proc/net/unix");
+    for options in [&[][..], &["--privileged"], &["--network", "host"], &["--network", "host", "--privileged"]] {
+        let report = node.probe_run(options);
+        assert!(report.mounts.iter().all(|mount| !mount.target.contains("insula")), "{options:?}");
+        let said = node.run([&["run", "--rm"], options, &["busybox", "sh", "-c", &look]].concat());
+        assert_eq!((said.code, said.text()), (1, "0"), "{options:?}");
+    }
     // No daemon of ours listens on a network.
     let pid = node.daemon_pid().as_raw_nonzero().to_string();
     let listening = run_bounded(
@@ -224,6 +235,32 @@ fn live_t01_root_with_the_right_to_trace_reaches_no_process_1() {
         assert!(first.lines().count() == 5 && !first.contains(": done"), "{first}");
         assert_eq!(node.show(name)["state"], "running");
     }
+}
+
+#[test]
+fn live_t01_our_program_run_again_through_proc_can_be_changed_by_nobody() {
+    let node = node();
+    node.ok(["run", "-d", "--name", "c", "--cap-add", "ALL", "busybox", "sleep", "1000"]);
+    let first = format!("/proc/{}/exe", node.show("c")["pid"]);
+    let program = std::fs::File::open(&first).unwrap();
+    let seals = rustix::fs::fcntl_get_seals(&program).unwrap();
+    for seal in [SealFlags::SEAL, SealFlags::SHRINK, SealFlags::GROW, SealFlags::WRITE] {
+        assert!(seals.contains(seal), "{seals:?}");
+    }
+    assert!(std::fs::File::options().write(true).open(&first).is_err(), "not even for the host's root");
+    let before = std::fs::read(&first).unwrap();
+    // What a command is until it is the image's program is ours; the link leads there, and runs it once more, inside.
+    for words in [["run", "--rm", "--cap-add", "ALL", "busybox"].as_slice(), &["exec", "c"]] {
+        for program in ["/proc/self/exe", "/proc/1/exe", "/proc/self/fd/0", "/proc/thread-self/exe"] {
+            let said = node.run([words, &[program, "/bin/sh", "-c", "echo ran"]].concat());
+            assert!(said.code != 0 && !said.stdout.contains("ran"), "{program}: {said:?}");
+        }
+        let attack = "for f in /proc/[0-9]*/exe; do case $(readlink $f) in /*) ;; *) \
+            echo x 2>/dev/null >$f && echo wrote $f; cat $f >/dev/null 2>&1 && echo read $f;; esac; done; echo end";
+        assert_eq!(node.ok([words, &["sh", "-c", attack]].concat()).text(), "end");
+    }
+    assert!(std::fs::read(&first).unwrap() == before, "it is what it was");
+    assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
 }
 
 /// An init that takes hold of every process that appears.

@@ -1,9 +1,12 @@
 //! Starts, seen from inside and from the host: what is mounted, what is reset, what is refused, how it ends.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use insula_testkit::{Leftovers, Node, PATIENCE, eventually, run_bounded};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::Value;
 
 fn node() -> Node {
@@ -56,6 +59,12 @@ fn live_a06_the_mount_steps_are_done_at_start() {
     assert!(report.mount_at("/data").unwrap().options.iter().any(|option| option == "rw"));
     assert_eq!(report.env["GREETING"], "good morning");
     assert_eq!(report.env["TZ"], "Europe/Rome");
+    let targets: Vec<&str> = report.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let places =
+        targets.iter().filter(|target| !["/dev/", "/proc/", "/sys/"].iter().any(|views| target.starts_with(views)));
+    let planned = ["/", "/data", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sw", "/sys", "/tmp", "/var"];
+    assert_eq!(places.copied().collect::<BTreeSet<_>>(), BTreeSet::from(planned));
+    assert_eq!(targets.iter().collect::<BTreeSet<_>>().len(), targets.len(), "one mount in each place: {targets:?}");
 }
 
 #[test]
@@ -126,6 +135,46 @@ fn live_a09_a_missing_image_is_refused_and_leaves_nothing() {
     assert!(said.contains("nothing"), "{said}");
     assert_eq!(node.json(["list"]).as_array().unwrap().len(), 0);
     nothing_new(&before, &node);
+}
+
+#[test]
+fn live_a09_an_image_or_a_mount_plan_that_is_gone_or_none_refuses_the_start() {
+    let mut node = node();
+    node.ok(["create", "--name", "c", "busybox", "true"]);
+    let version = node.state_dir().join("images/busybox/1");
+    let image = File::open(version.join("root.erofs")).unwrap();
+    ioctl_setflags(&image, ioctl_getflags(&image).unwrap() - IFlags::IMMUTABLE).unwrap();
+    let aside = node.directory().join("aside");
+    let refused = |node: &Node, what: &str| {
+        let before = node.at_rest();
+        let said = node.fails(1, ["start", "c"]);
+        assert!(said.contains("busybox@1"), "{what}: {said}");
+        nothing_new(&before, node);
+    };
+    for (what, place) in [("the version", version.clone()), ("its file", version.join("root.erofs"))] {
+        std::fs::rename(&place, &aside).unwrap();
+        refused(&node, what);
+        std::fs::rename(&aside, &place).unwrap();
+    }
+    // The plan is in the manifest, which a daemon reads when it starts.
+    let manifest = version.join("manifest.cbor");
+    let good = std::fs::read(&manifest).unwrap();
+    for (what, bytes) in
+        [("no plan", None), ("a plan that is none", Some(&b"no plan"[..])), ("its half", Some(&good[..99]))]
+    {
+        node.stop_daemon();
+        std::fs::remove_file(&manifest).unwrap();
+        bytes.into_iter().for_each(|bytes| std::fs::write(&manifest, bytes).unwrap());
+        node.start_daemon();
+        refused(&node, what);
+        if bytes.is_none() {
+            std::fs::write(&manifest, "").unwrap();
+        }
+    }
+    node.stop_daemon();
+    std::fs::write(&manifest, &good).unwrap();
+    node.start_daemon();
+    node.ok(["start", "c"]);
 }
 
 #[test]

@@ -94,13 +94,39 @@ fn live_a08_an_upgrade_whose_command_ends_is_taken_back() {
 }
 
 #[test]
-fn live_a04_a_new_default_is_for_new_containers() {
+fn live_a08_a_set_image_whose_init_fails_is_taken_back_by_itself_with_its_cause() {
+    let node = node();
+    let script = "test $(cat /etc/version) = 1 || exit 5; exec sleep 1000";
+    node.ok(["run", "-d", "--name", "c", "box@1", "sh", "-c", script]);
+    node.ok(["exec", "c", "sh", "-c", "echo kept >/data/mark"]);
+    node.ok(["set", "c", "image=box@2"]);
+    // It may run for a moment, or be known to fail already.
+    let _ = node.run(["restart", "c"]);
+    let shown = eventually("the last good image runs again", || {
+        let shown = node.show("c");
+        let is_back = shown["state"] == "running" && shown["image"] == "box@1" && shown["next_image"].is_null();
+        (is_back && shown["reason"].is_string()).then_some(shown)
+    });
+    let cause = shown["reason"].as_str().unwrap();
+    assert!(cause.contains("box@2") && cause.contains('5'), "{cause}");
+    assert_eq!(version(&node, "c"), "1");
+    assert_eq!(node.ok(["exec", "c", "cat", "/data/mark"]).text(), "kept");
+}
+
+#[test]
+fn live_a04_a_new_default_is_for_new_containers_and_for_others_when_asked() {
     let node = node();
     node.ok(["run", "-d", "--name", "old", "box", "sleep", "1000"]);
     assert_eq!(version(&node, "old"), "1");
+    assert_eq!(node.ok(["run", "--rm", "box@2", "cat", "/etc/version"]).text(), "2", "a valid version is used");
     node.ok(["image", "default", "box", "2"]);
     assert_eq!(node.ok(["run", "--rm", "box", "cat", "/etc/version"]).text(), "2");
+    node.ok(["restart", "old"]);
     assert_eq!(version(&node, "old"), "1");
+    node.ok(["set", "old", "image=box"]);
+    assert_eq!(version(&node, "old"), "1");
+    node.ok(["restart", "old"]);
+    assert_eq!(version(&node, "old"), "2");
 }
 
 #[test]

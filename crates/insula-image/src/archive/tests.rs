@@ -303,7 +303,7 @@ fn names_are_normalised_and_parents_made() {
 }
 
 #[test]
-fn hostile_names_and_kinds_are_refused_by_name() {
+fn t13_hostile_names_and_kinds_are_refused_by_name() {
     refused(Archive::new().file("a/../../etc/passwd", b""), "`a/../../etc/passwd` has a `..` component");
     refused(Archive::new().link("hard", EntryType::Link, "../../etc/shadow"), "`..`");
     refused(
@@ -333,7 +333,7 @@ fn hostile_names_and_kinds_are_refused_by_name() {
 }
 
 #[test]
-fn hostile_attributes_are_refused_and_unknown_ones_counted() {
+fn t13_hostile_attributes_are_refused_and_unknown_ones_counted() {
     for name in ["trusted.overlay.opaque", "user.overlay.redirect", "trusted.overlay."] {
         refused(
             Archive::new().pax(&[(&format!("SCHILY.xattr.{name}"), b"y")]).file("a", b""),
@@ -353,7 +353,7 @@ fn hostile_attributes_are_refused_and_unknown_ones_counted() {
 }
 
 #[test]
-fn a_directory_that_turns_into_a_symlink_is_no_way_out() {
+fn t13_a_directory_that_turns_into_a_symlink_is_no_way_out() {
     let turned = Archive::new()
         .entry("rootfs", EntryType::Directory)
         .link("rootfs", EntryType::Symlink, "/")
@@ -404,7 +404,7 @@ fn every_truncation_is_seen() {
 }
 
 #[test]
-fn bombs_go_off_early() {
+fn t13_bombs_go_off_early() {
     let declared = Archive::new().put(header(b"huge", EntryType::Regular, 0o77_777_777_777), b"");
     let limits = TreeLimits { content_bytes_max: 1 << 20, ..TreeLimits::standard() };
     let bytes = declared.end();

@@ -51,7 +51,7 @@ impl Archive {
         self.node(name, EntryType::Block, major, minor)
     }
 
-    fn extended(self, key: &str, value: &[u8]) -> Self {
+    pub(crate) fn extended(self, key: &str, value: &[u8]) -> Self {
         // The length counts itself.
         let rest = key.len() + value.len() + 3;
         let length = (rest..).find(|length| length.to_string().len() + rest == *length).unwrap();
@@ -100,6 +100,9 @@ pub(crate) fn refused() -> Vec<Hostile> {
     let mut damaged = new().file("a", b"1").file("b", b"2").end();
     damaged[1024] = b'c';
     let deep = "d/".repeat(513);
+    let endless = "d/".repeat(65_536);
+    let holes = [("GNU.sparse.size", "107374182400"), ("GNU.sparse.map", "0,1")];
+    let holes = holes.into_iter().fold(new(), |archive, (key, value)| archive.extended(key, value.as_bytes()));
     let huge = header("huge", EntryType::Regular, 100 << 30);
     let long_header = header("pax", EntryType::XHeader, 1 << 30);
     vec![
@@ -127,6 +130,8 @@ pub(crate) fn refused() -> Vec<Hostile> {
         ("a device out of range", new().device("a", 0o7_777_777, 1).end(), "is above 4095:1048575"),
         ("a name with a NUL", new().extended("path", b"a\0b").file("x", b"").end(), "has a NUL byte"),
         ("a deep name", new().extended("path", deep.as_bytes()).directory("x").end(), "directories deep"),
+        ("64k components", new().extended("path", endless.as_bytes()).directory("x").end(), "the most is"),
+        ("holes beyond measure", holes.file("holes", b"x").end(), "more than 68719476736 bytes of content"),
         ("more content than a node takes", new().put(huge, b"").end(), "more than 68719476736 bytes of content"),
         ("a long header", new().put(long_header, b"").end(), "its extended header has 1073741824 bytes"),
         ("half of an archive", whole[..2000].to_vec(), "entry /a: read content: it is truncated"),
