@@ -293,7 +293,7 @@ mod tests {
         shell.tell("for i in 1 2 3 4 5 6 7 8 9; do sleep 60 & done; wait");
         let begin = Instant::now();
         perform(&fixture.groups.sweep_steps(fixture.container), None).unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
         shell.child.wait().unwrap();
     }
 }

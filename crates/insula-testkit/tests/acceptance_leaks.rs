@@ -56,6 +56,9 @@ fn live_a16_a_neighbour_is_neither_seen_nor_reached() {
         node.ok(["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
     }
     node.ok(["exec", "b", "sh", "-c", "hostname; nc -l -p 4242 </dev/null >/dev/null 2>&1 &"]);
+    eventually("the neighbour listens", || {
+        inside(&node, "b", "cat /proc/net/tcp /proc/net/tcp6").contains(":1092 ").then_some(())
+    });
     let report = node.probe("a");
     assert_eq!(report.processes.len(), 3, "process 1, sleep and the probe: {:?}", report.processes);
     for table in ["tcp", "tcp6", "udp", "unix"] {

@@ -96,9 +96,8 @@ fn live_debian_systemd_boots_a_whole_system_and_stops() {
     answers(&format!("{}:80", address(&node, "system")), "GET / HTTP/1.0\r\n\r\n", "200 OK");
     let logs = node.ok(["logs", "system"]).stdout;
     assert!(logs.contains("Reached target"), "the console is the log: {logs}");
-    let began = std::time::Instant::now();
-    node.ok(["stop", "system"]);
-    assert!(began.elapsed() < Duration::from_secs(9), "it was killed instead of stopped");
+    // However long it takes on this machine: one that is killed ends with 137.
+    node.ok(["stop", "--timeout", "50", "system"]);
     let shown = node.show("system");
     // The kernel reports the halt of a process tree's first process as its end by SIGINT.
     assert_eq!((&shown["state"], &shown["exit_code"]), (&"stopped".into(), &130.into()));

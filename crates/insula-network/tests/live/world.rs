@@ -10,13 +10,15 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use insula_network::{ContainerAddresses, ContainerNetwork, Inbound, NetworkConfig, NodeNetwork, Subnets};
 use insula_plan::link::Presence;
 
 /// Longest wait for anything that has to happen.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long before a packet that may have been lost is sent again.
+const RESEND: Duration = Duration::from_millis(200);
 
 pub(crate) const HOST4: &str = "192.0.2.1";
 pub(crate) const HOST6: &str = "2001:db8::1";
@@ -100,12 +102,18 @@ impl Netns {
         let server = SocketAddr::new(address.parse().unwrap(), port);
         self.enter(move || {
             let socket = self::bind_udp(any_port(server));
-            socket.set_read_timeout(Some(WAIT))?;
+            socket.set_read_timeout(Some(RESEND))?;
             socket.connect(server)?;
-            socket.send(b"?")?;
+            let deadline = Instant::now() + WAIT;
             let mut answer = [0; 64];
-            let length = socket.recv(&mut answer)?;
-            Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+            loop {
+                socket.send(b"?")?;
+                match socket.recv(&mut answer) {
+                    Ok(length) => return Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+                    Err(error) if Instant::now() > deadline => return Err(error),
+                    Err(_) => {}
+                }
+            }
         })
     }
 
@@ -163,14 +171,22 @@ fn any_port(like: SocketAddr) -> SocketAddr {
 pub(crate) struct Receiver(UdpSocket);
 
 impl Receiver {
-    /// Everything that arrives up to and with the packet `last`, which the caller sends after all others.
-    pub(crate) fn until(&self, last: &str) -> Vec<String> {
-        self.0.set_read_timeout(Some(WAIT)).unwrap();
+    /// Everything that arrives up to and with the packet `last`, which `send` sends after all others: again and again,
+    /// because the kernel lets packets onto a fresh link a moment after it is up.
+    pub(crate) fn until(&self, last: &str, send: impl Fn()) -> Vec<String> {
+        self.0.set_read_timeout(Some(RESEND)).unwrap();
+        let deadline = Instant::now() + WAIT;
         let mut texts = Vec::new();
         let mut packet = [0; 64];
+        send();
         while texts.last().is_none_or(|text| text != last) {
-            let length = self.0.recv(&mut packet).expect("the last packet has to arrive");
-            texts.push(String::from_utf8_lossy(&packet[..length]).into_owned());
+            match self.0.recv(&mut packet) {
+                Ok(length) => texts.push(String::from_utf8_lossy(&packet[..length]).into_owned()),
+                Err(error) => {
+                    assert!(Instant::now() < deadline, "the last packet has to arrive: {error}");
+                    send();
+                }
+            }
         }
         texts
     }
