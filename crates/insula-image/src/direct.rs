@@ -9,6 +9,7 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use insula_kernel::fs_verity;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
@@ -64,9 +65,15 @@ pub(crate) struct UncachedReader {
 
 impl UncachedReader {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if fs_verity::is_enabled(&file)? {
+            // Whose pages the kernel checks comes through the cache even if asked for directly.
+            fadvise(&file, 0, None, Advice::DontNeed)?;
+            return Ok(Self { file, is_direct: false });
+        }
         let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
         match OpenOptions::new().read(true).custom_flags(direct).open(path) {
-            Err(error) if is_not_direct(&error) => Ok(Self { file: File::open(path)?, is_direct: false }),
+            Err(error) if is_not_direct(&error) => Ok(Self { file, is_direct: false }),
             opened => opened.map(|file| Self { file, is_direct: true }),
         }
     }

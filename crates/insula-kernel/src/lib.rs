@@ -10,6 +10,7 @@ pub mod fd_table;
 pub mod features;
 pub mod file_ids;
 pub mod fork;
+pub mod fs_verity;
 pub mod idle_priority;
 pub mod intrusion;
 pub mod landlock;

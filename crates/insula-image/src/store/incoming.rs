@@ -22,7 +22,8 @@ use rustix::io::Errno;
 
 use super::index::{Entry, ImageInfo, SharedIndex};
 use super::medium::{
-    FileState, Immutability, StoreFileError, make_immutable, remove_tree, replace_file, sync_dir, write_file,
+    FileState, Immutability, StoreFileError, have_checked, make_immutable, remove_tree, replace_file, sync_dir,
+    write_file,
 };
 use super::settle::settle;
 use super::stage::StageRecord;
@@ -312,6 +313,7 @@ fn seal_image_file(dir: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<
     }
     let sha256 = settle(&path, &file, manifest, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
     file.set_permissions(Permissions::from_mode(0o400)).map_err(failed("set the mode of"))?;
+    have_checked(&file).map_err(failed("enable fs-verity of"))?;
     let immutability = make_immutable(&file).map_err(failed("set the immutable flag of"))?;
     let state = FileState::of(&file).map_err(failed("stat"))?;
     Ok(Sealed { sha256, state, immutability })

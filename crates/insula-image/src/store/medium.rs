@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use insula_kernel::fs_verity;
 use insula_model::Sha256Digest;
 use rustix::fs::{Advice, IFlags, fadvise, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
@@ -34,6 +36,10 @@ impl StoreFileError {
     }
 }
 
+/// How often a file that somebody has open for writing is tried again, and how long after the last time.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -54,6 +60,16 @@ pub(super) fn digest_from_medium(file: &File, bytes: u64, watch: Watch<'_>) -> i
         offset += length;
     }
     Ok(Sha256Digest(hash.finalize().into()))
+}
+
+/// What was read, or nothing where the disk does not give it back: it reports an error, or the kernel found other bytes
+/// than those that were published (fs-verity). Both are damage, like other bytes.
+pub(super) fn if_readable<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Drops the whole file's clean pages from the cache. Dirty ones stay: flush first.
@@ -117,6 +133,21 @@ pub(super) fn make_immutable(file: &File) -> io::Result<Immutability> {
         Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => Ok(Immutability::Unavailable),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Has the kernel check every page of the file whenever it is read (fs-verity), where the file system takes that. To be
+/// called before the file is made immutable. Nothing of the file stays in the cache.
+pub(super) fn have_checked(file: &File) -> io::Result<()> {
+    for _ in 1..BUSY_TRIES {
+        match fs_verity::enable(file) {
+            // A program that is only just being started still has what this process had open.
+            Err(Errno::TXTBSY) => std::thread::sleep(BUSY_PAUSE),
+            Ok(()) => return drop_cache(file),
+            Err(Errno::NOTTY | Errno::OPNOTSUPP) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::TXTBSY.into())
 }
 
 /// Clears `FS_IMMUTABLE_FL`, so that the file can be removed.

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use insula_model::{Bytes, ImageId, Sha256Digest};
+use insula_model::{Bytes, ImageId};
 use jiff::Timestamp;
 use minicbor::{Decoder, Encoder};
 
-use super::medium::{FileState, StoreFileError, digest_from_medium, read_bounded, replace_file, write_unflushed};
+use super::medium::{
+    FileState, StoreFileError, digest_from_medium, if_readable, read_bounded, replace_file, write_unflushed,
+};
 use super::{CHECKED_FILE, DAMAGED_FILE, DamageMark, IMAGE_FILE, Store, UnknownImageError};
 use crate::progress::{Cancelled, Watch};
 use crate::signature::SignatureRefusal;
@@ -121,16 +123,17 @@ impl Store {
             source: StoreFileError::on("stat", &path)(source),
         })?;
         let digest = if state.bytes == expected.bytes {
-            let read = digest_from_medium(file, state.bytes, watch);
-            read.map_err(|source| match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            let read = if_readable(digest_from_medium(file, state.bytes, watch));
+            let read = read.map_err(|source| match source.get_ref().and_then(|inner| inner.downcast_ref()) {
                 Some(&source @ Cancelled) => OpenForMountError::Cancelled { id: id.clone(), source },
                 None => OpenForMountError::File { id: id.clone(), source: StoreFileError::on("read", &path)(source) },
-            })?
+            });
+            read?
         } else {
-            Sha256Digest([0; 32])
+            None
         };
         let failed = |source| OpenForMountError::File { id: id.clone(), source };
-        if digest != expected.sha256 {
+        if digest != Some(expected.sha256) {
             let what = format!("{IMAGE_FILE} has other bytes than were published");
             self.mark_damaged(id, &what, now).map_err(failed)?;
             return Err(OpenForMountError::Damaged { id: id.clone(), what });

@@ -10,7 +10,7 @@ use insula_model::{Bytes, ImageId, Sha256Digest};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::medium::{FileState, StoreFileError};
+use super::medium::{FileState, StoreFileError, if_readable};
 use super::{CHECKED_FILE, IMAGE_FILE, Store, VerifyError, VerifyReport};
 use crate::direct::{AlignedBuffer, UncachedReader};
 use crate::progress::{Cancelled, Phase, Watch};
@@ -63,7 +63,8 @@ impl Store {
         };
         let state = File::open(&path).and_then(|file| FileState::of(&file)).map_err(failed("open"))?;
         if state.bytes == expected.bytes
-            && digest_slowly(&path, state.bytes, rate, watch).map_err(failed("read"))? == expected.sha256
+            && if_readable(digest_slowly(&path, state.bytes, rate, watch)).map_err(failed("read"))?
+                == Some(expected.sha256)
         {
             let recorded = self.record_check(&dir, state);
             recorded.map_err(|source| VerifyError::File { id: id.clone(), source })?;

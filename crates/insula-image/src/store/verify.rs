@@ -8,7 +8,7 @@ use insula_model::{ImageId, Sha256Digest};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::medium::{FileState, StoreFileError, digest_from_medium, drop_cache};
+use super::medium::{FileState, StoreFileError, digest_from_medium, drop_cache, if_readable};
 use super::{DAMAGED_FILE, IMAGE_FILE, MANIFEST_FILE, ReadManifestError, STAGE_FILE, Store, UnknownImageError};
 use crate::erofs::{BLOCK_BYTES, ContentReader};
 use crate::manifest::Manifest;
@@ -188,14 +188,14 @@ fn compare_file(
     let found = file.metadata()?.len();
     let mut damage = Vec::new();
     if found == expected.bytes {
-        if digest_from_medium(file, found, watch)? == expected.sha256 {
+        if if_readable(digest_from_medium(file, found, watch))? == Some(expected.sha256) {
             return Ok(damage);
         }
     } else {
         damage.push(Damage::Size { found, expected: expected.bytes });
     }
     drop_cache(file)?;
-    if metadata_digest(file, expected)? != Some(expected.metadata_sha256) {
+    if if_readable(metadata_digest(file, expected))?.flatten() != Some(expected.metadata_sha256) {
         damage.push(Damage::Metadata);
     }
     let Some(manifest) = manifest else { return Ok(damage) };
@@ -204,7 +204,7 @@ fn compare_file(
         let InodeKind::File(content) = &item.inode.kind else { continue };
         watch.report(Phase::Verify, done, Some(manifest.tree.content_bytes())).map_err(io::Error::other)?;
         done += content.size;
-        if content_digest(file, content)? != Some(content.sha256) {
+        if if_readable(content_digest(file, content))?.flatten() != Some(content.sha256) {
             damage.push(Damage::File { path: item.path.clone() });
         }
     }
