@@ -16,6 +16,7 @@ pub mod progress;
 pub mod recipe;
 pub mod signature;
 pub mod store;
+pub mod time_zone;
 pub mod tree;
 
 pub use draft::{DraftError, NewEntry, NewKind, PresentKind, TreeLimits};

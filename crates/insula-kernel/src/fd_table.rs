@@ -39,8 +39,10 @@ pub fn take_inherited(number: RawFd) -> Result<OwnedFd, Errno> {
 ///
 /// Source: dup(2), `close_range(2)` (Linux 5.9).
 pub fn replace(fds: &[BorrowedFd<'_>], inherited: usize) -> Result<(), Errno> {
-    // First out of the way: a source may have the number of another's target.
     let count = RawFd::try_from(fds.len()).map_err(|_| Errno::MFILE)?;
+    // Others first: the detour has to find room below the limit of open files, which may be a low one by now.
+    close_all_but(fds)?;
+    // Then out of the way: a source may have the number of another's target.
     let mut aside = Vec::with_capacity(fds.len());
     for fd in fds {
         // SAFETY: the call takes integers and makes a new descriptor, numbered `count` or above.
@@ -143,6 +145,7 @@ pub fn numbered(number: RawFd) -> Result<BorrowedFd<'static>, Errno> {
 mod tests {
     use super::*;
     use crate::fork::{Fork, exit_now, fork};
+    use crate::rlimit::{Limit, Resource, set_limit};
     use rustix::process::{WaitOptions, waitpid};
     use std::os::fd::AsFd;
 
@@ -172,6 +175,19 @@ mod tests {
                 && numbered(1).is_ok_and(|fd| rustix::io::read(fd, &mut [0]) == Ok(1))
                 && numbered(1).is_ok_and(|fd| rustix::io::fcntl_getfd(fd) == Ok(rustix::io::FdFlags::empty()))
                 && numbered(2).is_ok_and(|fd| rustix::io::fcntl_getfd(fd) == Ok(rustix::io::FdFlags::CLOEXEC));
+            exit_now(if good { 0 } else { 1 })
+        };
+        let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+    }
+
+    #[test]
+    fn a_table_is_replaced_under_a_limit_that_is_lower_than_what_was_open() {
+        let files: Vec<std::fs::File> = (0..40).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let Fork::Parent(child) = fork().unwrap() else {
+            let limited = set_limit(Resource::NOFILE, Limit { soft: 32, hard: 32 });
+            let fds: Vec<_> = files[30..].iter().map(AsFd::as_fd).collect();
+            let good = limited.is_ok() && replace(&fds, fds.len()).is_ok() && numbered(9).is_ok();
             exit_now(if good { 0 } else { 1 })
         };
         let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::{Bytes, ContainerSpec, NetworkMode, PublishedPort, ResourceSpec};
 
@@ -29,6 +30,9 @@ const MEMORY_MIN: Bytes = Bytes::mib(4);
 const DATA_MIN: Bytes = Bytes::mib(8);
 /// A day in milliseconds, the longest time-out.
 const DAY_MS: u64 = 86_400_000;
+
+/// Fewest open files of a process: with less, process 1 cannot start a program.
+pub const FILES_MIN: u64 = 32;
 
 /// Names of resource limits, as setrlimit(2) has them without `RLIMIT_`, in lower case.
 const RESOURCE_LIMITS: [&str; 16] = [
@@ -196,6 +200,12 @@ pub enum CheckSpecError {
         "ports can be published only with network=default; with network=none nothing arrives, with host there is nothing to publish"
     )]
     PortsWithoutNetwork,
+    /// The kernel cannot lead from `::1` into a container.
+    #[error("port {port}: ::1 cannot lead to a container; publish on 127.0.0.1")]
+    PortOfIpv6Loopback {
+        /// The port.
+        port: PublishedPort,
+    },
     /// A setting that belongs to the whole machine, or to a namespace that the container does not own.
     #[error("kernel setting `{}` is not the container's own; those of net., fs.mqueue. and System V IPC are, unless its network is the host's", name.escape_debug())]
     Sysctl {
@@ -370,6 +380,9 @@ impl ContainerSpec {
             return Err(CheckSpecError::PortsWithoutNetwork);
         }
         for (index, port) in self.ports.iter().enumerate() {
+            if port.address == Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+                return Err(CheckSpecError::PortOfIpv6Loopback { port: *port });
+            }
             if self.ports[..index].iter().any(|other| other.meets(port)) {
                 return Err(CheckSpecError::DuplicatePort { port: *port });
             }
@@ -419,12 +432,15 @@ impl ResourceSpec {
         }
         within("cpu weight", self.cpu_weight.map(u64::from), 1, 10_000)?;
         within("pids limit", self.pids_limit.map(u64::from), 2, 4_194_304)?;
-        within("open files limit", self.files_limit, 16, 1 << 30)?;
+        within("open files limit", self.files_limit, FILES_MIN, 1 << 30)?;
         sized("data.size", self.data_size, DATA_MIN, Bytes(1 << 44))?;
         let mut names = BTreeSet::new();
         for limit in &self.ulimits {
             if !RESOURCE_LIMITS.contains(&limit.name.as_str()) {
                 return Err(CheckSpecError::UlimitName { name: shortened(&limit.name) });
+            }
+            if limit.name == "nofile" {
+                within("ulimit nofile", Some(limit.soft), FILES_MIN, 1 << 30)?;
             }
             if limit.soft > limit.hard || !names.insert(&limit.name) {
                 return Err(CheckSpecError::Ulimit { name: limit.name.clone() });
@@ -676,6 +692,7 @@ mod tests {
             |texts: &[&str]| stands(|spec| spec.ports = texts.iter().map(|text| text.parse().unwrap()).collect());
         assert!(ports(&["80:80", "80:80/udp", "81:80"]));
         assert!(ports(&["127.0.0.1:80:80", "127.0.0.2:80:80"]));
+        assert!(ports(&["[fd00::1]:80:80"]) && !ports(&["[::1]:80:80"]));
         assert!(!ports(&["80:80", "80:81"]) && !ports(&["80:80", "127.0.0.1:80:81"]));
         for network in [NetworkMode::None, NetworkMode::Host] {
             assert!(!stands(|spec| {

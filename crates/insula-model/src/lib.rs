@@ -27,7 +27,7 @@ mod template;
 mod volume;
 
 pub use bytes::{Bytes, ParseBytesError};
-pub use check::{CheckSpecError, Field};
+pub use check::{CheckSpecError, FILES_MIN, Field};
 pub use digest::{ParseDigestError, Sha256Digest};
 pub use id::{ContainerId, ParseContainerIdError};
 pub use id_range::IdRange;

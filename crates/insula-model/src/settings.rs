@@ -48,7 +48,7 @@ settings! {
     NextStart "data.size" "most bytes in /data, and in a writable root: 10GiB; it only grows";
     NextStart "dns" "name servers by address, at most 3, separated by commas";
     NextStart "env.NAME" "environment variable NAME";
-    NextStart "files.limit" "most open files of one process, 16 or more";
+    NextStart "files.limit" "most open files of one process, 32 or more";
     Live "health.command" "shell command inside that exits 0 when the container is healthy";
     Live "health.deadline" "time from the start until it must be healthy: 60s";
     Live "health.interval" "time between two health checks: 5s";
@@ -521,7 +521,7 @@ mod tests {
         spec.apply("health.interval", "2m").unwrap();
         spec.apply("health.timeout", "2500ms").unwrap();
         spec.apply("health.retries", "4").unwrap();
-        spec.apply("ulimit.nofile", "10:20").unwrap();
+        spec.apply("ulimit.nofile", "100:200").unwrap();
         spec.apply("label.a.b", "c=d").unwrap();
         assert_eq!(spec.resources.memory_limit, Some(Bytes::mib(256)));
         assert_eq!(spec.image.to_string(), "debian@13");
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!((health.interval_ms, health.deadline_ms), (120_000, 60_000));
         assert_eq!((health.timeout_ms, health.retries), (Some(2_500), Some(4)));
         assert_eq!(health.command, ["/bin/sh", "-c", "test -e /ok && true"]);
-        assert_eq!(spec.resources.ulimits[0], Ulimit { name: "nofile".to_owned(), soft: 10, hard: 20 });
+        assert_eq!(spec.resources.ulimits[0], Ulimit { name: "nofile".to_owned(), soft: 100, hard: 200 });
         assert_eq!(spec.labels["a.b"], "c=d");
     }
 

@@ -43,6 +43,12 @@ pub enum ParseVolumeError {
         /// What was given.
         given: String,
     },
+    /// A whole root.
+    #[error("volume `{}`: `/` as a whole is neither given nor taken; name something below it", given.escape_debug())]
+    Root {
+        /// What was given.
+        given: String,
+    },
     /// A path that is relative, or has `..`, `.`, an empty part or a NUL byte.
     #[error("volume `{}`: `{}` is not an absolute path without `.` and `..`", given.escape_debug(), path.escape_debug())]
     Path {
@@ -74,6 +80,14 @@ impl FromStr for VolumeMount {
             }
             _ => return Err(ParseVolumeError::Form { given: given.to_owned() }),
         };
+        // As a shell completes directories.
+        let [source, target] = [source, target].map(|path| match path.trim_end_matches('/') {
+            "" => "/",
+            trimmed => trimmed,
+        });
+        if [source, target].contains(&"/") {
+            return Err(ParseVolumeError::Root { given: given.to_owned() });
+        }
         match [source, target].into_iter().find(|path| !is_plain_absolute(path)) {
             Some(path) => Err(ParseVolumeError::Path { given: given.to_owned(), path: path.to_owned() }),
             None => Ok(Self { source: source.to_owned(), target: target.to_owned(), access }),
@@ -140,6 +154,7 @@ mod tests {
         for text in ["/srv:/www", "/srv/a:/www/b:ro"] {
             assert_eq!(text.parse::<VolumeMount>().unwrap().to_string(), text);
         }
+        assert_eq!("/srv/a/:/www/:ro".parse::<VolumeMount>().unwrap().to_string(), "/srv/a:/www:ro");
         assert_eq!("/a:/b:rw".parse::<VolumeMount>().unwrap().access, Access::ReadWrite);
     }
 
@@ -147,6 +162,10 @@ mod tests {
     fn paths_that_climb_or_are_relative_are_refused() {
         for bad in ["", "/a", "a:/b", "/a:b", "/a/../b:/c", "/a:/../b", "/a:/b:/c", "/a:/", "/a//b:/c", "/a:/b\0"] {
             assert!(bad.parse::<VolumeMount>().is_err(), "{bad}");
+        }
+        for root in ["/a:/", "/:/a:ro", "//:/a"] {
+            let error = root.parse::<VolumeMount>().unwrap_err().to_string();
+            assert!(error.contains("`/` as a whole"), "{error}");
         }
     }
 }

@@ -4,12 +4,13 @@
 //! `docs/configuration.md` and the sample file against it.
 
 mod images;
+mod network;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use insula_model::{Bytes, NodeName, Templates, near};
+use insula_model::{Bytes, FILES_MIN, NodeName, Templates, near};
 use serde::Deserialize;
 
 pub use images::ImagesConfig;
@@ -21,6 +22,11 @@ pub const CONFIG_PATH: &str = "/etc/insula/node.toml";
 
 /// Largest configuration file, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// Fewest segments of a log.
+const LOG_SEGMENTS_MIN: u32 = 2;
+/// Smallest segment of a log.
+const LOG_SEGMENT_MIN: Bytes = Bytes(64 << 10);
 
 /// Every option: its key, its default as TOML, and what it does.
 pub const OPTIONS: &[(&str, &str, &str)] = &[
@@ -525,11 +531,20 @@ impl Config {
                 "memory_limit is 4MiB or more and not below memory_guarantee, pids_limit 2 or more, data_size 8MiB or more",
             );
         }
-        if let Some((key, why)) = self.images.wrong() {
+        if let Some((key, why)) = self.images.wrong().or_else(|| self.network.wrong()) {
             return wrong(key, why);
         }
-        if self.defaults.files_limit < 16 {
-            return wrong("defaults.files_limit", "must be 16 or more");
+        if self.logs.segments < LOG_SEGMENTS_MIN {
+            return wrong("logs.segments", "must be 2 or more: one is written while the other is removed");
+        }
+        if self.logs.segment_size < LOG_SEGMENT_MIN {
+            return wrong("logs.segment_size", "must be 64KiB or more");
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log).is_err() {
+            return wrong("log", "is no filter; write error, warn, info, debug or trace, or PART=LEVEL,PART=LEVEL");
+        }
+        if self.defaults.files_limit < FILES_MIN {
+            return wrong("defaults.files_limit", "must be 32 or more");
         }
         Ok(())
     }
@@ -620,6 +635,15 @@ mod tests {
             ("state_dir = 'x'", "state_dir"),
             ("[ids]\nfirst = 5", "ids.first"),
             ("[ids]\nlast = 5", "ids.last"),
+            ("log = 'insula_node=loud'", "log"),
+            ("[network]\nrange4 = '10.87.0.0/33'", "network.range4"),
+            ("[network]\nrange4 = 'fd49::/48'", "network.range4"),
+            ("[network]\nbits4 = 15", "network.bits4"),
+            ("[network]\nbits4 = 30", "network.bits4"),
+            ("[network]\nrange6 = 'fd49::/65'", "network.range6"),
+            ("[network]\nmtu = 1000", "network.mtu"),
+            ("[logs]\nsegments = 1", "logs.segments"),
+            ("[logs]\nsegment_size = '1KiB'", "logs.segment_size"),
             ("[images]\nscrub_rate = 5", "images.scrub_rate"),
             ("[images]\ncache_drop_after_ms = 99999999999", "images.cache_drop_after_ms"),
         ] {

@@ -106,7 +106,8 @@ pub(crate) fn problem(error: &BuildError) -> Problem {
         | BuildCause::Busybox(BusyboxError::Missing { .. }) => ProblemCode::NotSupported,
         BuildCause::Lock(_) => ProblemCode::Conflict,
         BuildCause::Run { source: RunStepError::DiskFull { .. }, .. } => ProblemCode::Admission,
-        BuildCause::Run { .. } => ProblemCode::StartFailed,
+        // The mirror may be at fault as well as the recipe.
+        BuildCause::Bootstrap(_) | BuildCause::Run { .. } => ProblemCode::StartFailed,
         BuildCause::Begin(_) | BuildCause::File(_) | BuildCause::Publish(_) | BuildCause::Merged(_) => {
             ProblemCode::Internal
         }

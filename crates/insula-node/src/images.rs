@@ -23,6 +23,7 @@ use insula_image::store::{
     self, ChangeImageError, ExportCause, ExportError, ImageSummary, ImportCause, ImportError, ImportRequest,
     OpenStoreError, RemoveCause, Store, TestOutcome,
 };
+use insula_image::time_zone::expect_time_zone;
 use insula_model::{Bytes, ImageId};
 use jiff::Timestamp;
 
@@ -319,6 +320,21 @@ impl Images {
                 _ => ProblemCode::Internal,
             };
             Problem::from_chain(code, &error)
+        })
+    }
+
+    /// Whether `image` has the time zone that a container asks for. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It has others.
+    pub(crate) fn expect_time_zone(&self, image: &ImageId, zone: &str) -> Result<(), Problem> {
+        // Of an image that cannot be read the start says why.
+        let Ok(manifest) = self.manifest(image) else { return Ok(()) };
+        expect_time_zone(&manifest.tree, zone).map_err(|error| {
+            let mut problem = Problem::from_chain(ProblemCode::Invalid, &error);
+            problem.detail = format!("image {image}: {}", problem.detail);
+            problem
         })
     }
 

@@ -488,7 +488,7 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
     let node = Node::start();
     node.import_busybox();
     node.ok(["run", "-d", "--name", "c", "-p", "127.0.0.1:18973:80", "busybox", "sleep", "600"]);
-    let cases: [(i32, &[&str], &[&str]); 8] = [
+    let cases: [(i32, &[&str], &[&str]); 11] = [
         (
             4,
             &["run", "-d", "--name", "d", "-p", "18973:80", "busybox", "true"],
@@ -507,6 +507,9 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
         ),
         (125, &["run", "--rm", "busybox@", "true"], &["image version is empty"]),
         (125, &["run", "--rm", "--ulimit", "nofile=2:1", "busybox", "true"], &["SOFT of at most HARD"]),
+        (125, &["run", "--rm", "--ulimit", "nofile=31", "busybox", "true"], &["nofile 31", "32 to"]),
+        (125, &["run", "--rm", "-v", "/:/mnt", "busybox", "true"], &["`/` as a whole", "name something below it"]),
+        (2, &["create", "-p", "[::1]:18974:80", "busybox"], &["[::1]:18974:80", "publish on 127.0.0.1"]),
         (2, &["stats", "--interval", "0", "c"], &["0.1 seconds or more"]),
         (3, &["whois", "--gid", "5"], &["group 5", "belongs to no container of this node"]),
     ];

@@ -134,6 +134,7 @@ fn live_devices_settings_limits_and_memory_are_what_was_asked_for() {
     assert!(refused.stderr.contains("vm.swappiness"), "{}", refused.stderr);
 
     assert_eq!(said(&node, &["--ulimit", "nofile=77:88"], "ulimit -Sn; ulimit -Hn"), "77\n88");
+    assert_eq!(said(&node, &["--ulimit", "nofile=32"], "ulimit -n"), "32");
     let tmpfs = "df -k /srv | tail -1 | tr -s ' ' | cut -d ' ' -f 2; stat -c %a /srv; \
                  grep ' /srv ' /proc/self/mountinfo | grep -c nosuid,nodev";
     assert_eq!(said(&node, &["--tmpfs", "/srv:size=8MiB,mode=0750"], tmpfs), "8192\n750\n1");

@@ -104,6 +104,24 @@ fn live_a_killed_launcher_and_a_killed_keeper_are_replaced() {
     node.ok(["delete", "--force", "logs", "ends"]);
 }
 
+#[test]
+fn live_a_launcher_that_is_asked_to_end_ends_and_takes_along_what_has_nothing_to_do() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    let launcher = node.servant("insula-launcher").unwrap();
+    kill_process(launcher, Signal::TERM).unwrap();
+    eventually("another one has its place", || node.servant("insula-launcher").filter(|now| *now != launcher));
+    eventually("the container is reached", || (node.run(["exec", "web", "true"]).code == 0).then_some(()));
+    node.ok(["delete", "--force", "web"]);
+    node.kill_daemon();
+    kill_process(node.servant("insula-launcher").unwrap(), Signal::TERM).unwrap();
+    for servant in ["insula-launcher", "insula-keeper", "insula-guest"] {
+        eventually("nobody is left", || node.servant(servant).is_none().then_some(()));
+    }
+    node.start_daemon();
+    node.ok(["run", "--rm", "busybox", "true"]);
+}
+
 /// How many lines a container wrote.
 fn lines_of_log(node: &Node, name: &str) -> usize {
     node.ok(["logs", name]).stdout.lines().count()

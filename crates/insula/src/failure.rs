@@ -144,7 +144,9 @@ impl Failure {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         match self {
-            Self::Client(ClientError::Refused(problem)) | Self::Operation(problem) => problem.remedy.clone(),
+            Self::Client(ClientError::Refused(problem)) | Self::Operation(problem) => {
+                problem.remedy.clone().or_else(|| remedy_of_versions(problem))
+            }
             Self::Client(ClientError::Connect { source, .. })
             | Self::Foreground(ForegroundError::Connect { source, .. }) => Some(match source.kind() {
                 io::ErrorKind::PermissionDenied => {
@@ -179,6 +181,18 @@ impl Failure {
     pub fn chain(&self) -> String {
         chain(self)
     }
+}
+
+/// What this program asks for, a node of its own version knows. One that does not is an older one, which goes on
+/// running when its program is replaced.
+pub(crate) fn remedy_of_versions(problem: &Problem) -> Option<String> {
+    let ours = ["request body: ", "attach request: ", "query: "];
+    let of_ours = problem.code == ProblemCode::Invalid && ours.iter().any(|begin| problem.detail.starts_with(begin));
+    (of_ours && problem.detail.contains("unknown ")).then(|| {
+        "the node's program is older than this one (`insula version` shows both): restart the daemon, its containers go \
+         on meanwhile"
+            .to_owned()
+    })
 }
 
 /// An error and its causes in one line.
@@ -238,6 +252,18 @@ mod tests {
             source: io::Error::from_raw_os_error(13),
         });
         assert_eq!(denied.exit_code(), 5);
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_our_words_is_to_be_restarted() {
+        let remedy = |detail: &str| {
+            Failure::Client(ClientError::Refused(Box::new(Problem::new(ProblemCode::Invalid, detail)))).remedy()
+        };
+        assert!(
+            remedy("attach request: unknown field `run`, expected `token`").unwrap().contains("restart the daemon")
+        );
+        assert!(remedy("request body: unknown field `start`").unwrap().contains("restart the daemon"));
+        assert_eq!(remedy("recipe: line 1: unknown field `nam`"), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::progress::{Cancelled, Phase, Progress, Watch};
 use crate::store::{
     BeginError, Incoming, OpenForMountError, PublishError, Published, ReadManifestError, Store, StoreFileError,
 };
+use crate::time_zone::{UnknownTimeZoneError, expect_time_zone};
 use crate::tree::{ImageTree, InodeKind};
 
 /// A recipe to be built.
@@ -78,6 +79,9 @@ pub enum BuildCause {
     /// There is no usable busybox.
     #[error(transparent)]
     Busybox(#[from] BusyboxError),
+    /// What it says of the time is not known to it.
+    #[error(transparent)]
+    TimeZone(#[from] UnknownTimeZoneError),
     /// The base image cannot be read.
     #[error(transparent)]
     BaseManifest(#[from] ReadManifestError),
@@ -230,6 +234,9 @@ impl Build<'_> {
         let manifest = self.manifest(image, packages, config, mount_plan);
         if let Some(problem) = mount_target_problems(&manifest.tree, &manifest.mount_plan).into_iter().next() {
             return Err(problem.into());
+        }
+        if let Some(zone) = &manifest.config.timezone {
+            expect_time_zone(&manifest.tree, zone)?;
         }
         let packages = manifest.provenance.packages.len();
         let published = self.store.publish(incoming, manifest, self.now, self.watch)?;

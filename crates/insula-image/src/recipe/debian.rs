@@ -43,13 +43,24 @@ pub enum BootstrapError {
     #[error("run mmdebstrap")]
     Run(#[source] io::Error),
     /// It failed.
-    #[error("mmdebstrap ended with {status}: {}", output.trim_end())]
+    #[error("mmdebstrap ended with {status}: {}", complaints(output))]
     Failed {
         /// How.
         status: String,
         /// The end of what it said.
         output: String,
     },
+}
+
+/// What apt and dpkg complained of, without what the programs around them say of it; all there is when that is nothing.
+fn complaints(output: &str) -> String {
+    let of_others = ["E: apt-get ", "E: setup failed", "E: run_chroot failed", "E: mmdebstrap failed"];
+    let own = |line: &&str| {
+        (line.starts_with("E: ") || line.starts_with("dpkg: error"))
+            && !of_others.iter().any(|other| line.starts_with(other))
+    };
+    let found: Vec<&str> = output.lines().filter(own).map(|line| line.trim_start_matches("E: ")).collect();
+    if found.is_empty() { output.trim_end().to_owned() } else { found.join("; ") }
 }
 
 fn alphabet(given: &str, allowed: &'static str, is_allowed: bool) -> Result<(), RecipeValueError> {
@@ -341,6 +352,15 @@ impl Drop for Bootstrap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_failure_the_cause_is_told_and_not_what_followed_from_it() {
+        let output = "I: running apt-get update...\nE: Unable to locate package nosuch\n\
+                      E: setup failed: E: apt-get -o Dir::Bin::dpkg=env failed\nE: mmdebstrap failed to run\n";
+        let error = BootstrapError::Failed { status: "exit status: 25".to_owned(), output: output.to_owned() };
+        assert_eq!(error.to_string(), "mmdebstrap ended with exit status: 25: Unable to locate package nosuch");
+        assert_eq!(complaints("E: mmdebstrap failed to run\n"), "E: mmdebstrap failed to run", "better than nothing");
+    }
 
     fn base(suite: &str) -> DebianBase {
         DebianBase {

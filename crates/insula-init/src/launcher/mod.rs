@@ -138,6 +138,8 @@ pub(crate) struct Launcher {
     waiting: VecDeque<Waiting>,
     /// When all children are looked at: a signal tells of one, and may stand for several.
     look_at_children: Option<Instant>,
+    /// By `SIGTERM`.
+    asked_to_end: bool,
     ending: bool,
 }
 
@@ -202,6 +204,7 @@ impl Launcher {
             waiting: VecDeque::new(),
             // Children of the program before may have ended unseen.
             look_at_children: Some(Instant::now()),
+            asked_to_end: false,
             ending: false,
         };
         if let Some((daemon, op)) = taken_over {
@@ -245,6 +248,13 @@ impl Launcher {
                     return Ok(());
                 }
             }
+            if self.asked_to_end {
+                // Containers go on, as after any other death of a launcher; without them nobody has anything to do.
+                if self.containers.alive_count() == 0 {
+                    self.end_others();
+                }
+                return Ok(());
+            }
         }
     }
 
@@ -266,6 +276,10 @@ impl Launcher {
     /// Takes the ended children that signals name.
     fn reap(&mut self) {
         while let Ok(Some(signal)) = self.signals.take() {
+            if i32::from(signal.number) == rustix::process::Signal::TERM.as_raw() {
+                self.asked_to_end = true;
+                continue;
+            }
             if let Ok(Some((pid, status))) = rustix::process::waitpid(signal.sender, WaitOptions::NOHANG) {
                 self.child_ended(pid, status);
             }

@@ -167,11 +167,16 @@ impl Launcher {
             self.answer(asker, Err(Failure::new(FailureKind::Exists, message)));
             return Flow::Go;
         }
-        self.ending = true;
         self.answer(asker, Ok(LauncherOutcome::Done));
+        self.end_others();
+        Flow::End
+    }
+
+    /// Ends what works for the launcher, which is about to end.
+    pub(crate) fn end_others(&mut self) {
+        self.ending = true;
         self.keeper.shut_down();
         self.end_guests();
-        Flow::End
     }
 
     /// Reads and checks a start; the container counts as starting from here on.

@@ -12,6 +12,7 @@ use insula_api::{
 use insula_model::ContainerState;
 
 use super::Shared;
+use super::create::expect_time_zone;
 use super::extract::{Answered, Body, Path, Query, Refusal};
 use crate::container::command::Command;
 use crate::container::snapshot::Snapshot;
@@ -121,7 +122,12 @@ pub(super) async fn set(
     Body(request): Body<SetRequest>,
 ) -> Answered<SetResult> {
     let handle = context.directory.find(&name)?;
-    let (change, result) = settings::check(&context, &handle.snapshot(), &request.settings)?;
+    let snapshot = handle.snapshot();
+    let (change, result) = settings::check(&context, &snapshot, &request.settings)?;
+    if let Some(zone) = request.settings.get("timezone").filter(|zone| !zone.is_empty()) {
+        let image = change.image.as_ref().map_or_else(|| snapshot.record.wanted_image(), |(image, _)| image);
+        expect_time_zone(&context, image, zone).await?;
+    }
     handle.send(|answer| Command::Set { change: Box::new(change), answer }).await?;
     Ok(Json(result))
 }

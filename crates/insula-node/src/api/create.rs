@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_api::{CreateContainer, CreatedContainer, EventSubject, Problem, ProblemCode};
-use insula_model::{ContainerId, ContainerName, RestartPolicy};
+use insula_model::{ContainerId, ContainerName, ImageId, RestartPolicy};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -88,6 +88,9 @@ pub(crate) async fn create_container(
     let strictness = if request.strict { Strictness::Strict } else { Strictness::FallBack };
     let resolved = context.catalog.resolve(&request.spec.image, strictness)?;
     context.config.resolve(&request.spec)?;
+    if let Some(zone) = &request.spec.timezone {
+        expect_time_zone(context, &resolved.image, zone).await?;
+    }
     if !request.remove {
         context.images.room().check()?;
     }
@@ -135,6 +138,18 @@ pub(crate) async fn create_container(
     let about = About { subject: EventSubject::Container, name: name.as_str(), id: Some(id.to_string()) };
     context.events.publish(about, "created", &image);
     Ok((handle, resolved))
+}
+
+/// Only for those who name a zone: the image's own was looked at when it was built.
+///
+/// # Errors
+///
+/// The image has zones, and this is none of them.
+pub(crate) async fn expect_time_zone(context: &Arc<Context>, image: &ImageId, zone: &str) -> Result<(), Problem> {
+    let (context, image, zone) = (context.clone(), image.clone(), zone.to_owned());
+    tokio::task::spawn_blocking(move || context.images.expect_time_zone(&image, &zone))
+        .await
+        .map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?
 }
 
 /// Takes the name. One that a container has which is deleted at its end, and which has just ended, is waited for:

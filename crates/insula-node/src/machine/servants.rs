@@ -144,8 +144,8 @@ fn network_config(config: &Config) -> Result<NetworkConfig, Problem> {
 fn log_bounds(config: &Config) -> LogBounds {
     let logs = &config.logs;
     LogBounds {
-        segment_bytes: logs.segment_size.0.max(64 * 1_024),
-        segments: logs.segments.max(2),
+        segment_bytes: logs.segment_size.0,
+        segments: logs.segments,
         rate_bytes_per_second: logs.rate.0,
         burst_bytes: logs.rate.0.saturating_mul(4),
     }

@@ -72,7 +72,7 @@ pub struct SpecArgs {
     /// Replace the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// Time zone, such as Europe/Rome
+    /// Time zone of the image's zoneinfo, such as Europe/Rome
     #[arg(long, value_name = "ZONE")]
     pub timezone: Option<String>,
     /// Who is process 1

@@ -27,6 +27,8 @@ use std::path::PathBuf;
 
 use insula_api::{Problem, ProblemCode};
 
+use crate::failure::remedy_of_versions;
+
 pub use attach::send_file;
 pub use session::{Begun, Happening, Session, Stdio, Subject};
 pub use streams::{Input, Outputs, Streams};
@@ -94,7 +96,7 @@ impl ForegroundError {
     /// What the user can do.
     pub(crate) fn remedy(&self) -> Option<String> {
         match self {
-            Self::Refused(problem) => problem.remedy.clone(),
+            Self::Refused(problem) => problem.remedy.clone().or_else(|| remedy_of_versions(problem)),
             Self::Attachment(_) => Some("see the node's log; start it again if it ended".to_owned()),
             Self::Unknown { .. } => Some("`insula show` and `insula logs` have what is known of it".to_owned()),
             _ => None,

@@ -45,3 +45,24 @@ fn live_what_is_copied_in_has_to_be_an_archive() {
     assert!(refused.contains("/bin/name: Read-only file system"), "{refused}");
     node.ok(["delete", "--force", "web"]);
 }
+
+#[test]
+fn live_a_time_zone_that_the_image_lacks_is_refused_and_the_nearest_named() {
+    let node = Node::start();
+    let recipe = node.directory().join("zones.toml");
+    let text = "name = 'zones'\nversion = '1'\n[base]\nscratch = 'busybox'\n\
+                [[files]]\npath = '/usr/share/zoneinfo/Europe/Rome'\ncontent = 'TZif'\n";
+    std::fs::write(&recipe, text).unwrap();
+    node.ok(["image", "build", recipe.to_str().unwrap()]);
+    let nearest = "image zones@1: time zone `Europe/Roma` is none of those";
+    let refused = node.fails(2, ["create", "--timezone", "Europe/Roma", "zones"]);
+    assert!(refused.contains(nearest) && refused.contains("did you mean `Europe/Rome`?"), "{refused}");
+    node.ok(["create", "--name", "clock", "--timezone", "Europe/Rome", "zones"]);
+    assert!(node.fails(2, ["set", "clock", "timezone=Europe/Roma"]).contains(nearest));
+    let text = text.replace("'1'", "'2'\ntimezone = 'Europe/Roma'");
+    std::fs::write(&recipe, text).unwrap();
+    let refused = node.fails(2, ["image", "build", recipe.to_str().unwrap()]);
+    assert!(refused.contains("build image zones@2: time zone `Europe/Roma`"), "{refused}");
+    node.import_busybox();
+    node.ok(["run", "--rm", "--timezone", "Europe/Roma", "busybox", "true"]);
+}
