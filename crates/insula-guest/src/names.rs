@@ -89,7 +89,7 @@ impl Names {
     }
 
     fn container(&self, position: usize) -> Option<&NamedContainer> {
-        self.table.containers.get(position)
+        self.table.containers.get(position).map(AsRef::as_ref)
     }
 
     /// Whom `name` stands for: lower case, without the dot at the end.
@@ -127,6 +127,7 @@ impl Names {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -134,9 +135,11 @@ pub(crate) mod tests {
 
     /// A node with `web` (host name `shop`), `db` (host name `web`), `other` (host name `shop`) and the stopped `gone`.
     pub(crate) fn names() -> Names {
-        let container = |names: &[&str], addresses: &[&str]| NamedContainer {
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
-            addresses: addresses.iter().map(|text| address(text)).collect(),
+        let container = |names: &[&str], addresses: &[&str]| {
+            Arc::new(NamedContainer {
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                addresses: addresses.iter().map(|text| address(text)).collect(),
+            })
         };
         Names::new(NamesTable {
             node: vec![address("10.87.0.1"), address("fd49::1")],

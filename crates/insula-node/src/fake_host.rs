@@ -4,6 +4,7 @@
 //! else runs until its stop signal; `stubborn` only ends by the kill.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -37,6 +38,7 @@ pub(crate) struct FakeHost {
     processes: Mutex<HashMap<ContainerId, Process>>,
     unswept: Mutex<HashMap<ContainerId, Exit>>,
     last_pid: AtomicU32,
+    last_address: AtomicU32,
     /// Containers whose data were removed.
     pub(crate) removed: Mutex<Vec<ContainerId>>,
 }
@@ -181,8 +183,10 @@ impl Host for FakeHost {
         done(Ok(Vec::new()))
     }
 
-    fn claim_addresses(&self, _: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem> {
-        Ok(wanted)
+    fn claim_addresses(&self, network: NetworkMode, wanted: Addresses) -> Result<Addresses, Problem> {
+        let next = || Ipv4Addr::from_bits(self.last_address.fetch_add(1, Ordering::Relaxed) + 0x0a57_0002);
+        let v4 = (network == NetworkMode::Default).then(|| wanted.v4.unwrap_or_else(next));
+        Ok(Addresses { v4, ..wanted })
     }
 
     fn release_addresses(&self, _: Addresses) {}
@@ -235,7 +239,7 @@ impl Host for FakeHost {
         ready(()).boxed()
     }
 
-    fn write_names(&self, _: Vec<NamedContainer>) -> Result<(), Problem> {
+    fn write_names(&self, _: Vec<Arc<NamedContainer>>) -> Result<(), Problem> {
         Ok(())
     }
 

@@ -252,7 +252,7 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug + 'static {
     /// Looks which name servers the host has now; the next [`Host::write_names`] tells the name service.
     fn look_for_resolvers(&self) -> BoxFuture<'static, ()>;
     /// Has the name service answer by these containers from now on.
-    fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem>;
+    fn write_names(&self, containers: Vec<Arc<NamedContainer>>) -> Result<(), Problem>;
     /// Takes care of what these running containers, whose output is logged or not, write: a keeper that knows nothing of
     /// them is given what it needs. After [`Host::set_up_network`].
     fn adopt_outputs(&self, running: Vec<(ContainerId, LogMode)>) -> BoxFuture<'static, ()>;

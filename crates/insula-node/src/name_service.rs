@@ -4,7 +4,8 @@
 //!   driver ── publish ──> changed ──> one task: all snapshots ──> table ──> service (see machine/names.rs)
 //! ```
 //!
-//! Changes that come while a table is being written are in the next one; nobody waits for it. A container has its name
+//! Changes that come while a table is being written are in the next one; nobody waits for it. A table is made of all
+//! snapshots, so nothing has to be mended when a change was missed; each snapshot has its line ready. A container has its name
 //! from the moment its start begins until its end is known, so that whoever was told that it runs finds it.
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use crate::context::Context;
 const RESOLVERS_LOOK: Duration = Duration::from_secs(5);
 
 /// From a change to the table with it: a container that is created is started at once, and one that ended goes. Less
-/// than a start takes, and the whole table is made anew for each change.
+/// than a start takes, and the whole table is written anew for each change.
 const GATHERING: Duration = Duration::from_millis(1);
 
 /// Where drivers say that something changed.
@@ -32,13 +33,13 @@ const GATHERING: Duration = Duration::from_millis(1);
 pub(crate) struct NameChanges {
     changed: Notify,
     /// Containers of builds: no list has them and nobody finds them, but they ask.
-    nameless: Mutex<BTreeMap<ContainerId, Addresses>>,
+    nameless: Mutex<BTreeMap<ContainerId, Arc<NamedContainer>>>,
 }
 
 impl NameChanges {
     /// Tells it if a container is known differently `now` than `before`. Most of what is published changes no name.
     pub(crate) fn tell_if_other(&self, before: &Snapshot, now: &Snapshot) {
-        if named(before) != named(now) {
+        if before.named != now.named {
             self.tell();
         }
     }
@@ -50,7 +51,8 @@ impl NameChanges {
 
     /// Has a container without a name be answered, until it is [forgotten](Self::forget).
     pub(crate) fn answer(&self, container: ContainerId, addresses: Addresses) {
-        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).insert(container, addresses);
+        let nameless = Arc::new(NamedContainer { names: Vec::new(), addresses: each(addresses) });
+        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).insert(container, nameless);
         self.tell();
     }
 
@@ -60,9 +62,8 @@ impl NameChanges {
         self.tell();
     }
 
-    fn nameless(&self) -> Vec<NamedContainer> {
-        let nameless = self.nameless.lock().unwrap_or_else(PoisonError::into_inner);
-        nameless.values().map(|&own| NamedContainer { names: Vec::new(), addresses: each(own) }).collect()
+    fn nameless(&self) -> Vec<Arc<NamedContainer>> {
+        self.nameless.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
@@ -113,8 +114,8 @@ pub(crate) async fn keep_up(context: Arc<Context>) {
 }
 
 /// All containers that have addresses of their own, as the service is to know them.
-pub(crate) fn containers(context: &Context) -> Vec<NamedContainer> {
-    let named = context.directory.snapshots().into_iter().filter_map(|now| named(&now));
+pub(crate) fn containers(context: &Context) -> Vec<Arc<NamedContainer>> {
+    let named = context.directory.snapshots().into_iter().filter_map(|now| now.named.clone());
     named.chain(context.names.nameless()).collect()
 }
 
@@ -122,7 +123,8 @@ fn each(addresses: Addresses) -> Vec<IpAddr> {
     [addresses.v4.map(Into::into), addresses.v6.map(Into::into)].into_iter().flatten().collect()
 }
 
-fn named(now: &Snapshot) -> Option<NamedContainer> {
+/// What the service is to know of a container; nothing of one that is gone or has no network of its own.
+pub(crate) fn named(now: &Snapshot) -> Option<NamedContainer> {
     let record = &now.record;
     let addresses = each(record.addresses);
     // Without a network of its own it is found by nobody, and its name is not kept from the host's name servers.

@@ -222,6 +222,36 @@ async fn names_are_unique_and_freed_by_rename_and_delete() {
 }
 
 #[tokio::test]
+async fn the_name_service_hears_what_changed_and_shares_the_rest() {
+    let node = Node::new();
+    node.create("web", "serve").await;
+    node.create("db", "serve").await;
+    let told = || -> Vec<_> {
+        let mut told = crate::name_service::containers(&node.context);
+        told.sort_by(|a, b| a.names.cmp(&b.names));
+        told
+    };
+    let [db, web] = <[_; 2]>::try_from(told()).unwrap();
+    assert_eq!(
+        (db.names.as_slice(), web.names.as_slice()),
+        (["db".to_owned()].as_slice(), ["web".to_owned()].as_slice())
+    );
+    assert!(!db.addresses.is_empty() && !web.addresses.is_empty());
+    // A paused container is found as before.
+    node.ok("POST", "/v1/containers/web/pause", Value::Null).await;
+    node.ok("POST", "/v1/containers/db/stop", Value::Null).await;
+    let [stopped, paused] = <[_; 2]>::try_from(told()).unwrap();
+    assert!(Arc::ptr_eq(&paused, &web));
+    assert!(stopped.names == db.names && stopped.addresses.is_empty());
+    node.ok("POST", "/v1/containers/db/start", Value::Null).await;
+    assert_eq!(told()[0], db);
+    node.ok("POST", "/v1/containers/db/rename", json!({ "name": "store" })).await;
+    assert_eq!(told()[0].names, ["store"]);
+    node.ok("DELETE", "/v1/containers/store?force=true", Value::Null).await;
+    assert_eq!(told(), [web]);
+}
+
+#[tokio::test]
 async fn a_container_that_is_deleted_at_its_end_leaves_nothing() {
     let node = Node::new();
     let body =

@@ -150,6 +150,7 @@ impl Driver {
             healthy: None,
             health: None,
             starts: 0,
+            named: None,
         };
         let mut driver = Self {
             context,
@@ -161,7 +162,7 @@ impl Driver {
             running_since: None,
             healthy: None,
             starts: 0,
-            published: watch::Sender::new(Arc::new(snapshot)),
+            published: watch::Sender::new(Arc::new(snapshot.with_name(None))),
             commands,
             happenings: FuturesUnordered::new(),
             generations: Generations::default(),
@@ -548,8 +549,10 @@ impl Driver {
             healthy: self.healthy,
             health: self.checks.as_ref().map(Counter::health),
             starts: self.starts,
+            named: None,
         };
-        let now = Arc::new(snapshot);
+        let now = snapshot.with_name(Some(&self.published.borrow()));
+        let now = Arc::new(now);
         let before = self.published.send_replace(now.clone());
         self.context.names.tell_if_other(&before, &now);
         if state != self.last_state {

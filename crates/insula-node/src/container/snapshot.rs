@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use insula_api::{ContainerSummary, ContainerView};
 use insula_model::{ContainerSpec, ContainerState, Health};
+use insula_plan::protocol::names::NamedContainer;
 
 use super::facts::Facts;
 use super::record::{ContainerRecord, Kept};
+use crate::name_service::named;
 
 /// A container at one moment.
 #[derive(Debug, Clone)]
@@ -29,9 +31,20 @@ pub(crate) struct Snapshot {
     pub(crate) health: Option<Health>,
     /// Times it was started since the daemon runs.
     pub(crate) starts: u64,
+    /// What the name service is to know of it, if anything; see [`Snapshot::with_name`].
+    pub(crate) named: Option<Arc<NamedContainer>>,
 }
 
 impl Snapshot {
+    /// The same with its name for the name service: that of `before`, where it is equal, so that a table of thousands
+    /// of names is made without making them anew.
+    pub(crate) fn with_name(mut self, before: Option<&Self>) -> Self {
+        let named = named(&self);
+        let same = before.and_then(|before| before.named.clone()).filter(|before| Some(&**before) == named.as_ref());
+        self.named = same.or_else(|| named.map(Arc::new));
+        self
+    }
+
     /// Its line in `list`.
     pub(crate) fn summary(&self) -> ContainerSummary {
         let record = &self.record;

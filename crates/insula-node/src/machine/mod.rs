@@ -369,7 +369,7 @@ impl Host for Handle {
         looked.map(drop).boxed()
     }
 
-    fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem> {
+    fn write_names(&self, containers: Vec<Arc<NamedContainer>>) -> Result<(), Problem> {
         self.0.write_names(containers)
     }
 

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use insula_api::{Finding, FindingLevel, Problem, ProblemCode};
 use insula_model::IdRange;
@@ -154,7 +154,7 @@ impl Machine {
     /// # Errors
     ///
     /// There are too many, or memory is out: then it goes on as before.
-    pub(super) fn write_names(&self, containers: Vec<NamedContainer>) -> Result<(), Problem> {
+    pub(super) fn write_names(&self, containers: Vec<Arc<NamedContainer>>) -> Result<(), Problem> {
         let mut held = lock(&self.names.0);
         let Some(Held { writer, upstreams, table, .. }) = &mut *held else { return Ok(()) };
         let node = &self.network.node;

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -62,9 +63,10 @@ pub struct NamesTable {
     /// Name servers of the host, to be asked about everything else.
     #[n(2)]
     pub upstreams: Vec<IpAddr>,
-    /// The containers.
+    /// The containers, shared with whoever makes the next table: of thousands one changes at a time.
     #[n(3)]
-    pub containers: Vec<NamedContainer>,
+    #[cbor(with = "shared")]
+    pub containers: Vec<Arc<NamedContainer>>,
 }
 
 impl NamesTable {
@@ -90,6 +92,30 @@ impl NamesTable {
         let each = self.containers.iter().enumerate();
         each.flat_map(|(position, container)| container.addresses.iter().map(move |&address| (address, position)))
             .collect()
+    }
+}
+
+/// What is shared is encoded as if it were not.
+mod shared {
+    use super::{Arc, Decode, Encode};
+    use minicbor::decode::Error as DecodeError;
+    use minicbor::encode::{Error as EncodeError, Write};
+    use minicbor::{Decoder, Encoder};
+
+    pub(super) fn encode<T: Encode<C>, C, W: Write>(
+        shared: &[Arc<T>],
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        encoder.array(u64::try_from(shared.len()).expect("memory is smaller than 2^64"))?;
+        shared.iter().try_for_each(|one| one.encode(encoder, context))
+    }
+
+    pub(super) fn decode<'b, T: Decode<'b, C>, C>(
+        decoder: &mut Decoder<'b>,
+        context: &mut C,
+    ) -> Result<Vec<Arc<T>>, DecodeError> {
+        decoder.array_iter_with(context)?.map(|one| one.map(Arc::new)).collect()
     }
 }
 
@@ -283,10 +309,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn table(name: &str) -> NamesTable {
-        let containers = vec![NamedContainer {
+        let containers = vec![Arc::new(NamedContainer {
             names: vec![name.to_owned()],
             addresses: vec!["10.87.0.2".parse().unwrap(), "fd49::2".parse().unwrap()],
-        }];
+        })];
         let subnets = vec![("10.87.0.0".parse().unwrap(), 20), ("fd49::".parse().unwrap(), 64)];
         NamesTable { subnets, containers, ..NamesTable::default() }
     }
