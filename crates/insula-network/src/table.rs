@@ -134,6 +134,7 @@ impl NodeNetwork {
                 self.each_family("iifname \"insula*\" FAMILY saddr SUBNET jump to_host"),
             ),
             Chain::plain("to_host", self.to_host()),
+            Chain::hook("output", "filter hook output priority 0", self.each_family(&NOBODYS.replace("OUT", OUT_OWN))),
             Chain::hook("forward", "filter hook forward priority 0", self.forward()),
             Chain::hook("source", "nat hook postrouting priority 100", self.source()),
         ];
@@ -184,8 +185,7 @@ impl NodeNetwork {
     }
 
     fn forward(&self) -> Vec<String> {
-        let mut rules =
-            self.each_family("FAMILY daddr SUBNET oifname != \"insula*\" reject with icmpx type host-unreachable");
+        let mut rules = self.each_family(&NOBODYS.replace("OUT", OUT_OTHERS));
         if self.inbound == Inbound::PublishedOnly {
             rules.push("iifname \"insula*\" accept".to_owned());
             rules.push("ct state new ct status dnat accept".to_owned());
@@ -228,6 +228,14 @@ const FROM_LINK: [&str; 5] = [
     "ip6 saddr :: drop",
     "fib saddr . iif oif missing drop",
 ];
+
+/// An address of the node's that no running container has is nobody's: without this, what is sent there would leave by
+/// the default route.
+const NOBODYS: &str = "FAMILY daddr SUBNET OUT reject with icmpx type host-unreachable";
+/// Out of links that are not ours: what others send.
+const OUT_OTHERS: &str = "oifname != \"insula*\"";
+/// The same of what the machine itself sends, which reaches the node's own addresses by its loopback.
+const OUT_OWN: &str = "oifname != \"insula*\" oifname != \"lo\"";
 
 /// What is sent to an address of the machine itself goes to the container that published the port, if one did.
 ///

@@ -37,6 +37,27 @@ fn live_containers_host_and_outside_reach_each_other() {
 }
 
 #[test]
+fn live_what_is_sent_to_an_address_that_no_container_has_stays_on_the_machine_and_is_refused_at_once() {
+    let world = World::new("nobody");
+    let network = world.node("n1", 1, Inbound::Routed);
+    let one = world.container(&network, 2, &[]);
+    one.netns.serve_tcp(80);
+    // The default routes lead out, where somebody might listen at any address.
+    world.host.run(&["ip", "route", "add", "default", "via", OUTSIDE4]);
+    world.host.run(&["ip", "-6", "route", "add", "default", "via", OUTSIDE6]);
+    let nobody4 = network.subnets.ipv4.address(9).unwrap().to_string();
+    let nobody6 = network.subnets.ipv6.unwrap().address(9).unwrap().to_string();
+    for address in [nobody4, nobody6] {
+        for netns in [&world.host, &one.netns] {
+            let refused = netns.ask_tcp(&address, 80).unwrap_err();
+            let unreachable = [std::io::ErrorKind::HostUnreachable, std::io::ErrorKind::ConnectionRefused];
+            assert!(unreachable.contains(&refused.kind()), "{address}: {refused:?}");
+        }
+    }
+    assert!(world.host.ask_tcp(&one.ipv4(), 80).is_ok());
+}
+
+#[test]
 fn live_a_published_port_is_reached_from_everywhere() {
     let world = World::new("publish");
     let network = world.node("n1", 1, Inbound::PublishedOnly);
