@@ -89,8 +89,8 @@ impl Ledger {
             return Err(refused(format!("running: {most} of {most} containers run"), "capacity.running"));
         }
         if others.memory_bytes.saturating_add(demand.memory_bytes) > self.memory {
-            let left = Bytes(self.memory.saturating_sub(others.memory_bytes));
-            let (asked, all) = (Bytes(demand.memory_bytes), Bytes(self.memory));
+            let left = rounded(self.memory.saturating_sub(others.memory_bytes));
+            let (asked, all) = (Bytes(demand.memory_bytes), rounded(self.memory));
             return Err(refused(
                 format!("memory: a guarantee of {asked} asked, {left} of {all} left"),
                 "capacity.memory or capacity.memory_overcommit_percent",
@@ -127,6 +127,12 @@ fn without(sum: Demand, part: Demand) -> Demand {
         memory_bytes: sum.memory_bytes.saturating_sub(part.memory_bytes),
         pids: sum.pids.saturating_sub(part.pids),
     }
+}
+
+/// To whole MiB where there is one: nobody reads a machine's memory in KiB.
+fn rounded(bytes: u64) -> Bytes {
+    const MIB: u64 = 1 << 20;
+    Bytes(if bytes < MIB { bytes } else { bytes / MIB * MIB })
 }
 
 fn refused(detail: String, option: &str) -> Problem {

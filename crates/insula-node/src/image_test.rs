@@ -2,7 +2,8 @@
 //!
 //! An image with an init system is booted once and its checks run inside, again and again until they pass or the
 //! time is over. Of other images each check is the main command of a container of its own; one without checks
-//! passes when its own command starts and does not fail at once.
+//! passes when its own command starts and does not fail at once. Of an image that names neither, such as an archive
+//! of somebody's root, the shell has to run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ const SMOKE_TIME: Duration = Duration::from_secs(1);
 /// Pause between two tries of a check while an init system boots.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// What an image runs that says nothing of itself.
+const SHELL: [&str; 3] = ["/bin/sh", "-c", ":"];
+
 /// Tests a version.
 ///
 /// # Errors
@@ -46,10 +50,12 @@ pub(crate) async fn run(context: &Arc<Context>, view: &ImageView, progress: &Pro
 async fn judge(context: &Arc<Context>, view: &ImageView, progress: &Progress) -> Result<TestReport, Problem> {
     let (checks, note) = if view.config.init.is_some() {
         check_booted(context, view, progress).await?
-    } else if view.config.checks.is_empty() {
-        (Vec::new(), smoke(context, view).await?)
+    } else if !view.config.checks.is_empty() {
+        (check_alone(context, view, &view.config.checks, progress).await?, String::new())
+    } else if view.config.entrypoint.is_empty() && view.config.cmd.is_empty() {
+        (check_alone(context, view, &[SHELL.map(str::to_owned).to_vec()], progress).await?, String::new())
     } else {
-        (check_alone(context, view, progress).await?, String::new())
+        (Vec::new(), smoke(context, view).await?)
     };
     let passed = note.is_empty() && checks.iter().all(|check| check.exit_code == Some(0));
     let outcome = if passed { TestOutcome::Passed } else { TestOutcome::Failed };
@@ -85,11 +91,12 @@ async fn start(context: &Arc<Context>, view: &ImageView, command: &[String]) -> 
 async fn check_alone(
     context: &Arc<Context>,
     view: &ImageView,
+    checks: &[Vec<String>],
     progress: &Progress,
 ) -> Result<Vec<CheckResult>, Problem> {
-    let total = view.config.checks.len() as u64;
+    let total = checks.len() as u64;
     let mut results = Vec::new();
-    for (done, check) in (0u64..).zip(&view.config.checks) {
+    for (done, check) in (0u64..).zip(checks) {
         progress.report("running checks", done, Some(total));
         let began = Instant::now();
         let exit_code = match start(context, view, check).await {

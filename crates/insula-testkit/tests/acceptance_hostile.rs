@@ -488,7 +488,7 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
     let node = Node::start();
     node.import_busybox();
     node.ok(["run", "-d", "--name", "c", "-p", "127.0.0.1:18973:80", "busybox", "sleep", "600"]);
-    let cases: [(i32, &[&str], &[&str]); 11] = [
+    let cases: [(i32, &[&str], &[&str]); 14] = [
         (
             4,
             &["run", "-d", "--name", "d", "-p", "18973:80", "busybox", "true"],
@@ -507,6 +507,9 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
         ),
         (125, &["run", "--rm", "busybox@", "true"], &["image version is empty"]),
         (125, &["run", "--rm", "--ulimit", "nofile=2:1", "busybox", "true"], &["SOFT of at most HARD"]),
+        (125, &["run", "--rm", "-v", "/no-such:/srv", "busybox", "true"], &["volume /no-such", "make it first"]),
+        (125, &["run", "--rm", "-u", "nobody-such", "busybox", "true"], &["`nobody-such`", "/etc/passwd"]),
+        (126, &["exec", "-w", "/no-such", "c", "true"], &["`/no-such`", "--workdir"]),
         (125, &["run", "--rm", "--ulimit", "nofile=31", "busybox", "true"], &["nofile 31", "32 to"]),
         (125, &["run", "--rm", "-v", "/:/mnt", "busybox", "true"], &["`/` as a whole", "name something below it"]),
         (2, &["create", "-p", "[::1]:18974:80", "busybox"], &["[::1]:18974:80", "publish on 127.0.0.1"]),

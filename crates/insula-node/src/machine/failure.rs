@@ -23,6 +23,9 @@ pub(super) fn failure_problem(failure: &Failure) -> Problem {
     };
     let mut problem = Problem::new(code, failure.to_string());
     problem.step = failure.step.as_deref().map(Into::into);
+    if let FailureKind::Spawn(spawn) = &failure.kind {
+        problem.remedy = spawn_remedy(spawn).map(str::to_owned);
+    }
     problem
 }
 
@@ -36,10 +39,34 @@ fn spawn_code(failure: &SpawnFailure) -> ProblemCode {
     }
 }
 
+/// What can be done about a program that did not become one.
+fn spawn_remedy(failure: &SpawnFailure) -> Option<&'static str> {
+    match failure {
+        SpawnFailure::NotFound { .. } => {
+            Some("give the whole path of a program that the image has, or add it to the image")
+        }
+        SpawnFailure::NotExecutable { .. } => {
+            Some("a program is a file with an x bit, and its interpreter has to be in the image")
+        }
+        SpawnFailure::WorkingDirectory { .. } => {
+            Some("name another with --workdir, or make the directory in the image or a volume")
+        }
+        SpawnFailure::UserUnknown { .. } | SpawnFailure::GroupUnknown { .. } => {
+            Some("give a number, or a name that the image's /etc/passwd and /etc/group have")
+        }
+        SpawnFailure::Busy { .. } => Some("wait until other commands in the container have ended"),
+        SpawnFailure::Ending => Some("start it again first"),
+        SpawnFailure::Kernel { .. } | SpawnFailure::Unusable { .. } => None,
+    }
+}
+
 /// What a failed exec means to a user.
 pub(super) fn exec_problem(error: &ExecError) -> Problem {
     match error {
-        ExecError::Refused(failure) => Problem::new(spawn_code(failure), failure.to_string()),
+        ExecError::Refused(failure) => {
+            let problem = Problem::new(spawn_code(failure), failure.to_string());
+            Problem { remedy: spawn_remedy(failure).map(str::to_owned), ..problem }
+        }
         ExecError::Connect(_) => Problem::from_chain(ProblemCode::Conflict, error),
         ExecError::Send(_) | ExecError::Receive(_) | ExecError::OutOfOrder => {
             Problem::from_chain(ProblemCode::StartFailed, error)

@@ -542,7 +542,11 @@ fn open_volumes(order: &StartOrder, given: &mut GivenFds) -> Result<Vec<VolumeSo
     let mut sources = Vec::new();
     for (index, volume) in order.spec.volumes.iter().enumerate() {
         let what = format!("volume {}", volume.source);
-        let fd = detached_copy(Path::new(&volume.source)).map_err(|error| failed(order, &what, &error))?;
+        let fd = detached_copy(Path::new(&volume.source)).map_err(|error| {
+            let problem = failed(order, &what, &error);
+            let there = Path::new(&volume.source).symlink_metadata().is_ok();
+            if there { problem } else { problem.with_remedy("make it first: no start makes anything on the host") }
+        })?;
         let stat = rustix::fs::fstat(&fd).map_err(|error| failed(order, &what, &error))?;
         let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
             rustix::fs::FileType::Directory => VolumeKind::Directory,

@@ -22,7 +22,7 @@ pub enum ImageCommand {
     Show(ImageRefsArgs),
     /// Check every byte of an image
     Verify(ImageIdArgs),
-    /// Run an image's own checks in a container
+    /// Run an image's own checks in a container; without any its command, or a shell
     Test(ImageIdArgs),
     /// Let a tested image into production
     Promote(ImageIdArgs),

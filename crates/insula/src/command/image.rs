@@ -408,6 +408,18 @@ async fn export(session: &mut Session, args: ExportArgs) -> Result<u8, Failure> 
             path: args.path.clone(),
             source,
         })?;
+        let mut entries = std::fs::read_dir(&args.path).map_err(|source| Failure::File {
+            action: "read",
+            path: args.path.clone(),
+            source,
+        })?;
+        if entries.next().is_some() {
+            return Err(Failure::Argument {
+                argument: args.path.display().to_string(),
+                reason: "the directory is not empty".to_owned(),
+                remedy: Some("name a new one, or end the name with .tar for an archive".to_owned()),
+            });
+        }
         let directory = File::open(&args.path).map_err(|source| Failure::File {
             action: "open",
             path: args.path.clone(),

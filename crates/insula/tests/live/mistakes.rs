@@ -28,10 +28,24 @@ fn live_files_that_hold_no_image_are_refused_by_name() {
     let refused = node.fails(2, ["image", "export", "busybox@1", target.to_str().unwrap()]);
     assert!(refused.contains("busybox.zip") && refused.contains("--as"), "{refused}");
     assert!(!target.exists());
+    let refused = node.fails(2, ["image", "export", "--as", "oci-directory", "busybox@1", "/usr"]);
+    assert!(refused.contains("/usr: the directory is not empty"), "{refused}");
     let archive = node.directory().join("busybox.tar");
     node.ok(["image", "export", "busybox@1", archive.to_str().unwrap()]);
     let refused = node.fails(2, ["image", "import", "--reference", "x", "box@1", archive.to_str().unwrap()]);
     assert!(refused.contains("no OCI layout") && refused.contains("--reference"), "{refused}");
+}
+
+#[test]
+fn live_an_archive_of_a_root_that_says_nothing_of_itself_is_tested_by_its_shell() {
+    let node = Node::start();
+    node.import_busybox();
+    let plain = node.directory().join("plain.tar");
+    let plain = plain.to_str().unwrap();
+    node.ok(["image", "export", "--as", "tar", "busybox@1", plain]);
+    node.ok(["image", "import", "plain@1", plain]);
+    assert!(node.ok(["image", "test", "plain@1"]).text().contains("/bin/sh -c :"));
+    node.ok(["image", "promote", "plain@1"]);
 }
 
 #[test]
