@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DeviceSpec, HealthCheck, HostEntry, ImageRef, NetworkMode, PublishedPort, ResourceSpec, RestartPolicy, Signal,
-    TemplateName, TmpfsMount, VolumeMount,
+    DeviceSpec, HealthCheck, HostEntry, ImageConfig, ImageRef, NetworkMode, PublishedPort, ResourceSpec, RestartPolicy,
+    Signal, TemplateName, TmpfsMount, VolumeMount,
 };
 
 /// A container's configuration as its owner gave it. Fields that are absent fall to the image's configuration.
@@ -199,5 +199,58 @@ impl ContainerSpec {
             stdin: StdinMode::Closed,
             labels: BTreeMap::new(),
         }
+    }
+
+    /// Who is process 1 of a container of an image with this configuration. One that names a command runs it, whatever
+    /// init its image has, as in the field.
+    #[must_use]
+    pub fn init_kind(&self, image: &ImageConfig) -> InitKind {
+        let names_command = !self.command.is_empty() || self.entrypoint.is_some();
+        self.init.unwrap_or(match &image.init {
+            Some(_) if !names_command => InitKind::Image,
+            _ => InitKind::Insula,
+        })
+    }
+
+    /// Whether its root is writable: its own word goes before its image's.
+    #[must_use]
+    pub fn root_access(&self, image: &ImageConfig) -> RootAccess {
+        self.root.or(image.root).unwrap_or(RootAccess::ReadOnly)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_process_1_is_said_by_the_container_then_by_its_command_then_by_its_image() {
+        let (with, without) =
+            (ImageConfig { init: Some("/sbin/init".to_owned()), ..ImageConfig::default() }, ImageConfig::default());
+        let plain = ContainerSpec::new("web".parse().unwrap());
+        let commanded = ContainerSpec { command: vec!["true".to_owned()], ..plain.clone() };
+        let entered = ContainerSpec { entrypoint: Some(vec!["true".to_owned()]), ..plain.clone() };
+        let told = |spec: &ContainerSpec, init| ContainerSpec { init: Some(init), ..spec.clone() };
+        for (spec, image, expected) in [
+            (&plain, &with, InitKind::Image),
+            (&plain, &without, InitKind::Insula),
+            (&commanded, &with, InitKind::Insula),
+            (&entered, &with, InitKind::Insula),
+            (&told(&commanded, InitKind::Image), &with, InitKind::Image),
+            (&told(&plain, InitKind::Insula), &with, InitKind::Insula),
+        ] {
+            assert_eq!(spec.init_kind(image), expected, "{spec:?} {image:?}");
+        }
+    }
+
+    #[test]
+    fn a_root_is_writable_if_the_container_or_else_its_image_says_so() {
+        let image = |root| ImageConfig { root, ..ImageConfig::default() };
+        let container = |root| ContainerSpec { root, ..ContainerSpec::new("web".parse().unwrap()) };
+        let (writable, read_only) = (Some(RootAccess::Writable), Some(RootAccess::ReadOnly));
+        assert_eq!(container(None).root_access(&image(None)), RootAccess::ReadOnly);
+        assert_eq!(container(None).root_access(&image(writable)), RootAccess::Writable);
+        assert_eq!(container(read_only).root_access(&image(writable)), RootAccess::ReadOnly);
+        assert_eq!(container(writable).root_access(&image(read_only)), RootAccess::Writable);
     }
 }

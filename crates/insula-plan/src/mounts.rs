@@ -43,10 +43,7 @@ pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<
             let base = slots.get(from.base)?;
             let mount = clone_anything((base, &from.path), *depth, container.workshop)?;
             let shift = id_shift(*idmap, slots, container)?;
-            set_attributes(mount.as_fd(), attributes.0, shift).map_err(|errno| match (errno, shift) {
-                (Errno::INVAL, Some(_)) => StepFailure::NotIdmappable { path: place(base, &from.path) },
-                _ => StepFailure::kernel(format!("mount_setattr({})", from.path.display()), errno),
-            })?;
+            change(mount.as_fd(), (*attributes, shift), || place(base, &from.path))?;
             (mount, *into)
         }
         MountStep::Memory { tmpfs, into } => (memory(tmpfs)?, *into),
@@ -54,13 +51,22 @@ pub(crate) fn perform(step: &MountStep, slots: &mut Slots, container: Container<
         MountStep::IdMap { uids, gids, into } => (id_map(uids, gids)?, *into),
         MountStep::Change { mount, source, attributes, idmap } => {
             let shift = id_shift(*idmap, slots, container)?;
-            return set_attributes(slots.get(*mount)?, attributes.0, shift).map_err(|errno| match (errno, shift) {
-                (Errno::INVAL, Some(_)) => StepFailure::NotIdmappable { path: source.clone() },
-                _ => StepFailure::kernel(format!("mount_setattr({source})"), errno),
-            });
+            return change(slots.get(*mount)?, (*attributes, shift), || source.clone());
         }
     };
     Ok(slots.put(into, mount)?)
+}
+
+/// Gives a detached mount attributes and a shift of ids; `path` is whose mount it is, for people.
+fn change(
+    mount: BorrowedFd<'_>,
+    (attributes, shift): (MountAttributes, Option<BorrowedFd<'_>>),
+    path: impl Fn() -> String,
+) -> Result<(), StepFailure> {
+    set_attributes(mount, attributes.0, shift).map_err(|errno| match (errno, shift) {
+        (Errno::INVAL, Some(_)) => StepFailure::NotIdmappable { path: path() },
+        _ => StepFailure::kernel(format!("mount_setattr({})", path()), errno),
+    })
 }
 
 /// The user namespace by whose map ids are shifted.

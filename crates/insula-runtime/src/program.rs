@@ -13,15 +13,6 @@ use crate::process::{environment, main_process, string, variables};
 use crate::request::{GivenFd, MainStreams, PlanStartError, StartRequest};
 use crate::slots::SlotAllocator;
 
-/// Who is process 1, resolved. A container that names a command runs it, whatever init its image has, as in the field.
-pub(crate) fn init_kind(request: &StartRequest<'_>) -> InitKind {
-    let command = !request.spec.command.is_empty() || request.spec.entrypoint.is_some();
-    request.spec.init.unwrap_or(match &request.config.init {
-        Some(_) if !command => InitKind::Image,
-        _ => InitKind::Insula,
-    })
-}
-
 /// Our process 1: its program, its configuration, its sockets, the streams of the main process.
 pub(crate) fn insula_init(request: &StartRequest<'_>, slots: &mut SlotAllocator) -> Result<Exec, PlanStartError> {
     let rights_and_streams = (request.rights, request.streams);

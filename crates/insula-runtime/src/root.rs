@@ -70,11 +70,6 @@ pub(crate) fn range_root(request: &StartRequest<'_>) -> Owner {
     Owner { uid: request.ids.base, gid: request.ids.base }
 }
 
-/// Whether the root is writable, resolved.
-pub(crate) fn root_access(request: &StartRequest<'_>) -> RootAccess {
-    request.spec.root.or(request.config.root).unwrap_or(RootAccess::ReadOnly)
-}
-
 fn shifted(from: At, attributes: MountAttributes, into: FdSlot) -> MountStep {
     MountStep::Clone { from, depth: Depth::One, attributes, idmap: IdShift::Container, into }
 }
@@ -258,7 +253,7 @@ fn missing_at(request: &StartRequest<'_>, target: &str) -> Missing {
     let below = |path: &str| target.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
     let places = request.mount_plan.places.iter().map(|place| place.path.as_str());
     let tmpfs = request.spec.tmpfs.iter().map(|tmpfs| tmpfs.target.as_str());
-    let writable = match root_access(request) {
+    let writable = match request.spec.root_access(request.config) {
         RootAccess::Writable => true,
         RootAccess::ReadOnly => places.chain(tmpfs).chain(["/data", "/dev"]).any(below),
     };

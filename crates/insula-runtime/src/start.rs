@@ -13,9 +13,9 @@ use insula_resources::{CgroupSteps, Limits, StartGroups, devices};
 use crate::dev::dev_steps;
 use crate::etc::{etc_steps, layer_place};
 use crate::process::host_name;
-use crate::program::{image_init, init_kind, insula_init, privilege_steps};
+use crate::program::{image_init, insula_init, privilege_steps};
 use crate::request::{GivenFd, Network, PlanStartError, StartPlan, StartRequest, Storage};
-use crate::root::{Steps, place_steps, root_access, root_steps, store_steps, volume_steps};
+use crate::root::{Steps, place_steps, root_steps, store_steps, volume_steps};
 use crate::slots::SlotAllocator;
 use crate::views::{GroupView, group_step, kernel_steps, protection_steps, setting_steps};
 
@@ -50,7 +50,7 @@ struct Stored {
 ///
 /// See [`PlanStartError`]; nothing was done.
 pub fn plan_start(request: &StartRequest<'_>) -> Result<StartPlan, PlanStartError> {
-    let kind = init_kind(request);
+    let kind = request.spec.init_kind(request.config);
     let groups = group_steps(request, kind)?;
     let mut slots = SlotAllocator::default();
     let inputs = inputs(request, kind, &mut slots)?;
@@ -103,7 +103,7 @@ pub fn plan_start(request: &StartRequest<'_>) -> Result<StartPlan, PlanStartErro
 }
 
 fn inputs(request: &StartRequest<'_>, kind: InitKind, slots: &mut SlotAllocator) -> Result<Inputs, PlanStartError> {
-    let writable = root_access(request) == RootAccess::Writable;
+    let writable = request.spec.root_access(request.config) == RootAccess::Writable;
     let image = slots.input(Input::ImageMount { key: request.image.clone() });
     let software = slots.given(GivenFd::Software);
     let storage = match request.storage {
@@ -129,7 +129,7 @@ fn stored(request: &StartRequest<'_>, slots: &mut SlotAllocator, inputs: &Storag
         }
         StorageInputs::Disk { file } => {
             let into = slots.make();
-            let writable = root_access(request) == RootAccess::Writable;
+            let writable = request.spec.root_access(request.config) == RootAccess::Writable;
             Stored {
                 data: At::new(into, "data"),
                 layer: writable.then(|| At::new(into, "layer")),

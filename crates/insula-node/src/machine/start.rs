@@ -37,18 +37,9 @@ use super::output::open_log_dir;
 use crate::config::data_dirs;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams, Unfinished};
 
-/// A writable root for images that say so; a container's own word goes first.
-fn writable_root(spec: &ContainerSpec, config: &ImageConfig) -> bool {
-    spec.root.or(config.root) == Some(RootAccess::Writable)
-}
-
 /// Whether process 1 is the image's own init.
 pub(super) fn is_full_init(spec: &ContainerSpec, config: &ImageConfig) -> bool {
-    let command = !spec.command.is_empty() || spec.entrypoint.is_some();
-    match spec.init {
-        Some(kind) => kind == InitKind::Image,
-        None => config.init.is_some() && !command,
-    }
+    spec.init_kind(config) == InitKind::Image
 }
 
 /// Whether a client's terminal, or one that waits for a client, is in the place of the streams.
@@ -333,7 +324,7 @@ impl Machine {
         if let Root::Unfinished(unfinished) = root {
             let layer = unfinished.layer.try_clone().map_err(|error| failed(order, "layer", &error))?;
             given.insert(GivenFd::Layer, layer);
-        } else if writable_root(&order.spec, root.config()) {
+        } else if order.spec.root_access(root.config()) == RootAccess::Writable {
             let layer = base.join("layer");
             make(&layer, 0o755)?;
             given.insert(GivenFd::Layer, open(&layer)?);
