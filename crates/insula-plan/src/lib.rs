@@ -6,6 +6,7 @@ pub mod disk;
 pub mod execute;
 pub mod failure;
 mod files;
+pub mod form;
 pub mod host_step;
 mod inside;
 pub mod inside_step;

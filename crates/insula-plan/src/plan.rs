@@ -23,6 +23,7 @@ use insula_model::{ContainerId, IdRange};
 use minicbor::{Decode, Encode};
 
 use crate::cgroup::CgroupStep;
+use crate::form::{Form, ReadFormError};
 use crate::host_step::HostStep;
 use crate::inside_step::InsideStep;
 use crate::privilege::PrivilegeStep;
@@ -33,6 +34,8 @@ pub const PLAN_VERSION: u16 = 2;
 
 /// Longest encoded plan, in bytes.
 pub const PLAN_BYTES_MAX: usize = 8 << 20;
+
+const FORM: Form = Form { what: "plan", version: PLAN_VERSION, bytes_max: PLAN_BYTES_MAX };
 
 /// Most steps of one phase.
 pub const STEPS_MAX: usize = 4096;
@@ -174,23 +177,9 @@ pub struct Join {
 /// A plan that cannot be read, or contradicts itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadPlanError {
-    /// More bytes than a plan may have.
-    #[error("the plan has {bytes} bytes; at most {PLAN_BYTES_MAX} are allowed")]
-    TooLarge {
-        /// How many.
-        bytes: usize,
-    },
-    /// Not a plan.
-    #[error("the plan is malformed")]
-    Malformed(#[source] minicbor::decode::Error),
-    /// Made by another version of Insula.
-    #[error(
-        "the plan has version {found}; this launcher carries out version {PLAN_VERSION}: it and the daemon are of different builds; restart the daemon"
-    )]
-    Version {
-        /// Its version.
-        found: u16,
-    },
+    /// It is none of this build's.
+    #[error(transparent)]
+    Form(#[from] ReadFormError),
     /// More steps, inputs or descriptors than a plan may have.
     #[error("the plan has too many {what}")]
     TooMany {
@@ -215,14 +204,7 @@ impl Plan {
     ///
     /// See [`ReadPlanError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ReadPlanError> {
-        if bytes.len() > PLAN_BYTES_MAX {
-            return Err(ReadPlanError::TooLarge { bytes: bytes.len() });
-        }
-        let found = crate::protocol::channel::version_of(bytes).map_err(ReadPlanError::Malformed)?;
-        if found != PLAN_VERSION {
-            return Err(ReadPlanError::Version { found });
-        }
-        let plan: Self = crate::protocol::channel::decode(bytes).map_err(ReadPlanError::Malformed)?;
+        let plan: Self = FORM.decode(bytes)?;
         plan.check().map(|()| plan)
     }
 

@@ -11,6 +11,7 @@ use minicbor::{Decode, Encode};
 use rustix::io::Errno;
 
 use crate::cgroup::{CgroupStep, CgroupStepError};
+use crate::form::{Form, ReadFormError};
 use crate::link::{LinkStep, LinkStepError};
 
 /// Version of the sweep's form; another one is refused.
@@ -18,6 +19,8 @@ pub const SWEEP_VERSION: u16 = 1;
 
 /// Longest encoded sweep, in bytes.
 pub const SWEEP_BYTES_MAX: usize = 1 << 20;
+
+const FORM: Form = Form { what: "sweep", version: SWEEP_VERSION, bytes_max: SWEEP_BYTES_MAX };
 
 /// What a container may have on its host.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -57,28 +60,6 @@ pub enum SweepStep {
         /// Absolute path.
         #[n(0)]
         path: PathBuf,
-    },
-}
-
-/// A sweep that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadSweepError {
-    /// More bytes than a sweep may have.
-    #[error("the sweep has {bytes} bytes; at most {SWEEP_BYTES_MAX} are allowed")]
-    TooLarge {
-        /// How many.
-        bytes: usize,
-    },
-    /// Not a sweep.
-    #[error("the sweep is malformed")]
-    Malformed(#[source] minicbor::decode::Error),
-    /// Made by another version of Insula.
-    #[error(
-        "the sweep has version {found}; this launcher carries out version {SWEEP_VERSION}: it and the daemon are of different builds; restart the daemon"
-    )]
-    Version {
-        /// Its version.
-        found: u16,
     },
 }
 
@@ -132,16 +113,9 @@ impl SweepPlan {
     ///
     /// # Errors
     ///
-    /// See [`ReadSweepError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, ReadSweepError> {
-        if bytes.len() > SWEEP_BYTES_MAX {
-            return Err(ReadSweepError::TooLarge { bytes: bytes.len() });
-        }
-        let found = crate::protocol::channel::version_of(bytes).map_err(ReadSweepError::Malformed)?;
-        if found != SWEEP_VERSION {
-            return Err(ReadSweepError::Version { found });
-        }
-        crate::protocol::channel::decode(bytes).map_err(ReadSweepError::Malformed)
+    /// See [`ReadFormError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReadFormError> {
+        FORM.decode(bytes)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use insula_plan::cgroup::{CgroupStep, IfAbsent};
 use insula_plan::failure::{KernelError, Phase, StepError, StepFailure, TargetProblem};
+use insula_plan::form::ReadFormError;
 use insula_plan::host_step::{
     Depth, Device, DeviceKind, Durability, FileStep, HostStep, IdExtent, IdShift, LayerNames, MountAttributes,
     MountStep, Overlay, OverlayWorker, Owner, Tmpfs,
@@ -18,7 +19,7 @@ use insula_plan::privilege::PrivilegeStep;
 use insula_plan::protocol::channel::{decode, encode};
 use insula_plan::protocol::launcher::ImageKey;
 use insula_plan::slot::{At, FdSlot, Input};
-use insula_plan::sweep::{ReadSweepError, SWEEP_BYTES_MAX, SweepPlan, SweepStep};
+use insula_plan::sweep::{SWEEP_BYTES_MAX, SweepPlan, SweepStep};
 use proptest::prelude::*;
 
 const ID: &str = "12345678-9abc-4def-8123-456789abcdef";
@@ -250,12 +251,14 @@ proptest! {
 fn a_plan_of_another_version_or_beyond_a_bound_is_refused_by_name() {
     let mut plan = small_plan();
     plan.version = PLAN_VERSION + 1;
-    assert!(matches!(Plan::decode(&plan.encode()), Err(ReadPlanError::Version { found }) if found == PLAN_VERSION + 1));
+    assert!(
+        matches!(Plan::decode(&plan.encode()), Err(ReadPlanError::Form(ReadFormError::Version { found, .. })) if found == PLAN_VERSION + 1)
+    );
     // Of a version whose plan has nothing else in common with ours: `{0: 9, 1: "not an id"}`.
     let mut strange = vec![0xa2, 0x00, 0x09, 0x01, 0x69];
     strange.extend(b"not an id");
-    assert!(matches!(Plan::decode(&strange), Err(ReadPlanError::Version { found: 9 })));
-    assert!(matches!(SweepPlan::decode(&strange), Err(ReadSweepError::Version { found: 9 })));
+    assert!(matches!(Plan::decode(&strange), Err(ReadPlanError::Form(ReadFormError::Version { found: 9, .. }))));
+    assert!(matches!(SweepPlan::decode(&strange), Err(ReadFormError::Version { found: 9, .. })));
     let mut plan = small_plan();
     plan.inside = vec![InsideStep::UnshareCgroup; STEPS_MAX + 1];
     assert_eq!(Plan::decode(&plan.encode()).unwrap_err().to_string(), "the plan has too many steps inside");
@@ -266,17 +269,17 @@ fn a_plan_of_another_version_or_beyond_a_bound_is_refused_by_name() {
     plan.exec.argv.clear();
     assert!(matches!(Plan::decode(&plan.encode()), Err(ReadPlanError::NoArguments)));
     let large = vec![0; PLAN_BYTES_MAX + 1];
-    assert!(matches!(Plan::decode(&large), Err(ReadPlanError::TooLarge { .. })));
+    assert!(matches!(Plan::decode(&large), Err(ReadPlanError::Form(ReadFormError::TooLarge { .. }))));
     let mut longer = small_plan().encode();
     longer.push(0);
-    assert!(matches!(Plan::decode(&longer), Err(ReadPlanError::Malformed(_))));
+    assert!(matches!(Plan::decode(&longer), Err(ReadPlanError::Form(ReadFormError::Malformed { .. }))));
 }
 
 #[test]
 fn a_length_that_no_message_can_have_costs_no_memory() {
     // A map with an array of 2^62 inputs.
     let bytes = [0xa1, 0x02, 0x9b, 0x40, 0, 0, 0, 0, 0, 0, 0];
-    assert!(matches!(Plan::decode(&bytes), Err(ReadPlanError::Malformed(_))));
+    assert!(matches!(Plan::decode(&bytes), Err(ReadPlanError::Form(ReadFormError::Malformed { .. }))));
     assert!(SweepPlan::decode(&bytes).is_err());
 }
 
@@ -292,8 +295,8 @@ fn a_sweep_is_read_as_it_was_written_and_refused_beyond_its_bounds() {
     );
     assert_eq!(SweepPlan::decode(&sweep.encode()).unwrap(), sweep);
     sweep.version += 1;
-    assert!(matches!(SweepPlan::decode(&sweep.encode()), Err(ReadSweepError::Version { .. })));
-    assert!(matches!(SweepPlan::decode(&vec![0; SWEEP_BYTES_MAX + 1]), Err(ReadSweepError::TooLarge { .. })));
+    assert!(matches!(SweepPlan::decode(&sweep.encode()), Err(ReadFormError::Version { .. })));
+    assert!(matches!(SweepPlan::decode(&vec![0; SWEEP_BYTES_MAX + 1]), Err(ReadFormError::TooLarge { .. })));
 }
 
 #[test]
