@@ -190,3 +190,22 @@ fn live_a_daemon_that_goes_away_during_a_start_finds_the_container_or_nothing() 
     node.sweep(id(6));
     node.assert_nothing_left(id(6));
 }
+
+#[test]
+fn live_a_process_1_that_was_moved_out_of_its_groups_ends_with_the_sweep() {
+    let mut node = Node::start();
+    let key = node.image();
+    let spec = shell("echo up; sleep 1000");
+    let start = Start { spec: &spec, config: &ImageConfig::default(), volumes: Vec::new() };
+    let mut running = node.start_container(&key, id(7), &start).unwrap();
+    running.output.read_exact(&mut [0; 3]).unwrap();
+    let pid = running.process.pid.to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for mount in mounts.lines().filter(|line| line.contains(" - cgroup")) {
+        let procs = std::path::Path::new(mount.split(' ').nth(4).unwrap()).join("cgroup.procs");
+        std::fs::write(procs, &pid).unwrap();
+    }
+    node.sweep(id(7));
+    assert!(harness::is_gone(running.process.pid));
+    node.assert_nothing_left(id(7));
+}

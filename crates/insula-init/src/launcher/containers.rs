@@ -11,7 +11,7 @@ use insula_plan::protocol::keeper::FdName;
 use insula_plan::protocol::launcher::{ContainerCondition, ContainerEntry};
 use insula_plan::protocol::run_dir::RunDir;
 use insula_plan::protocol::status::{End, ExitStatus, WallTime};
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::{Pid, Signal, WaitStatus};
 
 use super::FIRST_PIDFD;
 use super::daemon::Asker;
@@ -136,7 +136,9 @@ impl Containers {
     /// Its objects are gone. Whether that is all: else the end of its process 1 is yet to come, and `asker` waits for it.
     pub(crate) fn note_swept(&mut self, id: ContainerId, asker: Asker) -> bool {
         match self.known.get_mut(&id).map(|container| (&container.phase, &mut container.swept_for)) {
-            Some((Phase::Begun(_) | Phase::Running(_), swept_for)) => {
+            Some((Phase::Begun(running) | Phase::Running(running), swept_for)) => {
+                // With its groups it was killed, unless somebody had moved it to others.
+                rustix::process::pidfd_send_signal(&running.pidfd, Signal::KILL).unwrap_or_default();
                 swept_for.push(asker);
                 return false;
             }
