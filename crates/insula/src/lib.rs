@@ -10,4 +10,5 @@ pub mod failure;
 pub mod foreground;
 pub mod render;
 pub mod spec;
+mod text_file;
 pub mod values;

@@ -8,6 +8,7 @@ use insula_model::{ContainerSpec, HealthCheck, LogMode, StdinMode, VolumeMount};
 
 use crate::args::{HealthArgs, SpecArgs};
 use crate::failure::{Failure, chain};
+use crate::text_file;
 use crate::values::{KeyValue, Variable, milliseconds, split_words};
 
 /// Milliseconds from one health check to the next when the command line names the check.
@@ -148,23 +149,13 @@ pub fn environment(
         }
     };
     for file in files {
-        let text = read_env_file(&around.directory.join(file))?;
+        let text = text_file::read(&around.directory.join(file), ENV_FILE_BYTES_MAX)?;
         for variable in env_file_lines(&text, file)? {
             add(variable);
         }
     }
     options.iter().cloned().for_each(add);
     Ok(env)
-}
-
-fn read_env_file(path: &Path) -> Result<String, Failure> {
-    let wrap = |source| Failure::File { action: "read", path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(wrap)?.len();
-    if length > ENV_FILE_BYTES_MAX {
-        let reason = format!("the file has {length} bytes; at most {ENV_FILE_BYTES_MAX} are allowed");
-        return Err(Failure::argument(format!("--env-file {}", path.display()), reason));
-    }
-    std::fs::read_to_string(path).map_err(wrap)
 }
 
 /// Empty lines and those that begin with `#` are skipped; quotes are part of the value, as in the field.

@@ -1,7 +1,6 @@
 //! Verbs on images.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +24,7 @@ use crate::client::{ClientError, with_query};
 use crate::failure::Failure;
 use crate::foreground::send_file;
 use crate::render::{Cell, Table, age, print, size, tell};
+use crate::text_file;
 
 /// Largest recipe, in bytes.
 const RECIPE_BYTES_MAX: u64 = 1 << 20;
@@ -149,14 +149,7 @@ pub(super) async fn view(session: &mut Session, image: &ImageId) -> Result<Image
 
 async fn build(session: &mut Session, args: RecipeArgs) -> Result<u8, Failure> {
     let path = absolute(&args.recipe)?;
-    let wrap = |source| Failure::File { action: "read", path: args.recipe.clone(), source };
-    let mut recipe = String::new();
-    // A device or a pipe has no length that one could ask for.
-    let length = File::open(&path).and_then(|file| file.take(RECIPE_BYTES_MAX + 1).read_to_string(&mut recipe));
-    if length.map_err(wrap)? as u64 > RECIPE_BYTES_MAX {
-        let reason = format!("a recipe has at most {RECIPE_BYTES_MAX} bytes");
-        return Err(Failure::argument(args.recipe.display().to_string(), reason));
-    }
+    let recipe = text_file::read(&args.recipe, RECIPE_BYTES_MAX)?;
     let directory = path.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
     let request = BuildImage { recipe, directory, locked: args.locked };
     let started: Result<Operation, ClientError> = session.client.post(paths::IMAGE_BUILD, &request).await;
