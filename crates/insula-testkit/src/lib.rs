@@ -31,6 +31,18 @@ pub use screen::Screen;
 
 use std::time::{Duration, Instant};
 
+/// Whether the kernel's version is this one or a newer one.
+///
+/// # Panics
+///
+/// The kernel names no version.
+#[must_use]
+pub fn kernel_is_since(version: (u32, u32)) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= version
+}
+
 /// Longest that anything in a live test may take: an emulated machine needs ten times what a real one needs.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 

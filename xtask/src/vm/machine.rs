@@ -26,7 +26,7 @@ pub(super) fn run(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let console = boot.folder.join("console.log");
     let (filter, seconds) = match task {
-        Task::Tests(filter) => (filter, "3600"),
+        Task::Tests(filter) => (filter, "7200"),
         Task::Systemd => ("", "600"),
     };
     let append = format!("console=ttyS0 quiet panic=-1 loglevel=4 insula.filter={filter}");
