@@ -177,8 +177,9 @@ fn open_database(path: &Path) -> Result<(Database, Vec<ContainerRecord>), OpenSt
     Ok((database, records))
 }
 
-/// Opens or makes the file, readable by root alone: environments of containers are in it. Whoever calls has the state directory's lock; a file that is open all the same is held by a
-/// child of a daemon that was killed, for the moment until it is another program.
+/// Opens or makes the file, readable by root alone: environments of containers are in it. Whoever calls has the state
+/// directory's lock; a file that is open all the same is held by a child of a daemon that was killed, for the moment
+/// until it is another program.
 fn create(path: &Path) -> Result<Database, DatabaseError> {
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     // One that an earlier version made, too.
