@@ -134,7 +134,8 @@ impl Images {
         Ok(NewImage { image: self.show(image)?, warnings })
     }
 
-    /// Builds `recipe`, whose relative paths start in `directory`, with the packages of `lock` if there is one; `converter` reads its archive. Blocks.
+    /// Builds `recipe`, whose relative paths start in `directory`, with the packages of `lock` if there is one;
+    /// `converter` reads its archive. Blocks.
     ///
     /// # Errors
     ///

@@ -179,8 +179,8 @@ pub(super) async fn exec(
     Ok(Json(CreatedExec { attach_token }))
 }
 
-/// Changes a container's image (to its pending or default version when none is named), restarts it, and takes the change back by itself when it fails. The operation's
-/// result is an `UpgradeResult`.
+/// Changes a container's image (to its pending or default version when none is named), restarts it, and takes the change
+/// back by itself when it fails. The operation's result is an `UpgradeResult`.
 #[utoipa::path(post, path = "/v1/containers/{name}/upgrade", tag = "containers", request_body = UpgradeRequest,
     params(("name" = String, Path, description = "Name or id")),
     responses((status = 202, description = "Under way", body = Operation)))]

@@ -1,6 +1,6 @@
 //! Answers that go on: logs, events, readings.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use insula_api::{ContainerSummary, Event, LogLine, LogStream, ResourceUsage, paths};
 use insula_model::ContainerState;
@@ -146,8 +146,7 @@ pub(super) async fn stats(session: &mut Session, args: StatsArgs) -> Result<u8, 
             return Ok(0);
         }
         if session.printer.is_for_people() {
-            // A blank line apart, so that it can be read, and piped, like a log.
-            print(if first { "" } else { "\n" })?;
+            print(before_readings(first))?;
             session.printer.listing(&readings, &table)?;
         } else {
             for (index, reading) in readings.iter().enumerate() {
@@ -157,6 +156,16 @@ pub(super) async fn stats(session: &mut Session, args: StatsArgs) -> Result<u8, 
         first = false;
         before = readings;
         tokio::time::sleep(args.interval).await;
+    }
+}
+
+/// What comes before a table of readings: on a terminal it takes the place of the one before; elsewhere it stands a blank
+/// line apart, so that it can be read like a log.
+fn before_readings(first: bool) -> &'static str {
+    match (std::io::stdout().is_terminal(), first) {
+        (true, _) => "\x1b[H\x1b[2J",
+        (false, true) => "",
+        (false, false) => "\n",
     }
 }
 

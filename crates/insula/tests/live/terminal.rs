@@ -89,3 +89,14 @@ fn live_a_shell_is_found_and_used() {
     let finished = node.run_with_input(["shell", "c"], b"echo from a pipe; exit 4\n").with_code(4);
     assert_eq!(finished.stdout, "from a pipe\n");
 }
+
+#[test]
+fn live_readings_on_a_terminal_take_the_place_of_those_before() {
+    let node = node_with_two();
+    let mut screen = Screen::open(&node.insula(["stats", "--interval", "0.1", "c"]));
+    eventually("the third reading is there", || {
+        (screen.text().matches("\x1b[H\x1b[2JNAME").count() >= 3).then_some(())
+    });
+    screen.send(b"\x03");
+    assert_eq!(screen.code(), None, "the signal ended it");
+}
