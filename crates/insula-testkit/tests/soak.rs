@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const SECONDS_VARIABLE: &str = "INSULA_SOAK_SECONDS";
 
 /// Seconds when nothing is said.
-const SECONDS_DEFAULT: u64 = 30;
+const SECONDS_DEFAULT: u64 = 60;
 
 /// Where a run's random numbers begin; a failed run says its own.
 const SEED_VARIABLE: &str = "INSULA_SOAK_SEED";
