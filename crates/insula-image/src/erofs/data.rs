@@ -1,13 +1,13 @@
 //! The data region of an image in the making: contents stream in, blocks and digests come out.
 //!
 //! ```text
-//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ written past the cache ──▶ hasher (thread)
+//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ past the cache (thread) ──▶ hasher (thread)
 //!                    ▲                                                                     │
 //!                    └──────────── emptied buffers, digests of the files in them ──────────┘
 //! ```
 //!
-//! Hashing takes about as long as reading and writing together, so it has a thread of its own. The number of buffers
-//! bounds both the memory and how far the hasher lags behind. The bytes go straight to the disk: in the page cache they
+//! Reading, waiting for the disk and hashing take about as long each, so each has a thread. The number of buffers bounds
+//! both the memory and how far the others lag behind the reader. The bytes go straight to the disk: in the page cache they
 //! would take as many fresh pages as the image is large, wait there for the flush, and be dropped unread.
 
 use std::fs::File;
@@ -25,7 +25,7 @@ use crate::tree::{ChunkMap, ChunkRun, InodeIndex, Placement};
 /// Bytes of a buffer.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Buffers in use.
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 6;
 /// Contents are read in pieces of this many bytes, which is also the smallest chunk of a file with holes. A divisor
 /// of every chunk and of the buffer.
 const PIECE_BYTES: usize = 1 << CHUNK_BITS_MIN;
@@ -69,54 +69,45 @@ enum Segment {
 struct Buffer {
     bytes: AlignedBuffer,
     filled: usize,
+    /// Where in the image it begins: a multiple of the block size.
+    offset: u64,
+    /// Whether it could be written.
+    written: io::Result<()>,
     segments: Vec<Segment>,
     digests: Vec<FileDigest>,
 }
 
 /// The data region while it grows.
 pub(super) struct DataWriter {
-    image: UncachedWriter,
-    /// Offset in the image of the buffer's beginning: always a multiple of the block size.
-    offset: u64,
     buffer: Buffer,
     free_buffers: Receiver<Buffer>,
-    hasher: Option<(SyncSender<Buffer>, JoinHandle<()>)>,
+    full_buffers: SyncSender<Buffer>,
+    writer: JoinHandle<UncachedWriter>,
+    hasher: JoinHandle<()>,
     digests: Vec<FileDigest>,
 }
 
 impl std::fmt::Debug for DataWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DataWriter").field("offset", &self.offset).finish_non_exhaustive()
+        f.debug_struct("DataWriter").field("position", &self.position()).finish_non_exhaustive()
     }
 }
 
 impl DataWriter {
     /// Starts the region after the superblock's block of an empty file.
     pub(super) fn new(image: File) -> io::Result<Self> {
-        let (to_hasher, full_buffers) = sync_channel::<Buffer>(BUFFERS);
-        let (to_writer, free_buffers) = sync_channel::<Buffer>(BUFFERS);
-        let thread = std::thread::Builder::new()
-            .name("image-hasher".to_owned())
-            .spawn(move || hash_buffers(&full_buffers, &to_writer))?;
-        let mut writer = Self {
-            image: UncachedWriter::new(image),
-            offset: BLOCK_BYTES,
-            buffer: Buffer::new(),
-            free_buffers,
-            hasher: Some((to_hasher, thread)),
-            digests: Vec::new(),
-        };
-        // The first of the others are hashed at once, empty, and come back as free ones.
+        let (full_buffers, to_write) = sync_channel(BUFFERS);
+        let (written, to_hash) = sync_channel(BUFFERS);
+        let (hashed, free_buffers) = sync_channel(BUFFERS);
         for _ in 1..BUFFERS {
-            writer.send(Buffer::new());
+            hashed.send(Buffer::new()).expect("there is room for all, and its receiver is here");
         }
-        Ok(writer)
-    }
-
-    fn send(&mut self, buffer: Buffer) {
-        if let Some((to_hasher, _)) = &self.hasher {
-            to_hasher.send(buffer).expect("the hasher ends when this sender is dropped, not before");
-        }
+        let image = UncachedWriter::new(image);
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let writer = named("image-writer").spawn(move || write_buffers(image, &to_write, &written))?;
+        let hasher = named("image-hasher").spawn(move || hash_buffers(&to_hash, &hashed))?;
+        let buffer = Buffer { offset: BLOCK_BYTES, ..Buffer::new() };
+        Ok(Self { buffer, free_buffers, full_buffers, writer, hasher, digests: Vec::new() })
     }
 
     /// Digests that are ready.
@@ -199,7 +190,7 @@ impl DataWriter {
     }
 
     fn position(&self) -> u64 {
-        self.offset + u64::try_from(self.buffer.filled).expect("at most 1 MiB")
+        self.buffer.offset + u64::try_from(self.buffer.filled).expect("at most 1 MiB")
     }
 
     /// Fills the last block with zeros.
@@ -212,35 +203,44 @@ impl DataWriter {
         if padded == BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Has the buffer written, and goes on with an empty one. The error may be that of a buffer before it.
     fn flush(&mut self) -> io::Result<()> {
-        let filled = self.buffer.filled;
-        self.image.write_at(&self.buffer.bytes, filled, self.offset)?;
-        self.offset += u64::try_from(filled).expect("at most 1 MiB");
-        let mut next = self.free_buffers.recv().expect("the hasher gives every buffer back");
+        let mut next = self.free_buffers.recv().expect("its threads give every buffer back");
         self.digests.append(&mut next.digests);
-        std::mem::swap(&mut self.buffer, &mut next);
-        self.send(next);
+        std::mem::replace(&mut next.written, Ok(()))?;
+        next.offset = self.position();
+        let full = std::mem::replace(&mut self.buffer, next);
+        self.full_buffers.send(full).expect("the writer ends when this sender is dropped, not before");
         Ok(())
     }
 
     /// Ends the region. Gives the image, the region's end, and the digests not taken yet.
     pub(super) fn finish(mut self) -> io::Result<(File, u64, Vec<FileDigest>)> {
         self.flush()?;
-        let (to_hasher, thread) = self.hasher.take().expect("taken only here");
-        drop(to_hasher);
-        while let Ok(mut buffer) = self.free_buffers.recv() {
-            self.digests.append(&mut buffer.digests);
+        let end = self.position();
+        let Self { full_buffers, free_buffers, writer, hasher, mut digests, .. } = self;
+        drop(full_buffers);
+        while let Ok(mut buffer) = free_buffers.recv() {
+            digests.append(&mut buffer.digests);
+            buffer.written?;
         }
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
+        match (writer.join(), hasher.join()) {
+            (Ok(image), Ok(())) => Ok((image.into_file()?, end, digests)),
+            (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
         }
-        Ok((self.image.into_file()?, self.offset, self.digests))
     }
 }
 
 impl Buffer {
     fn new() -> Self {
-        Self { bytes: AlignedBuffer::new(BUFFER_BYTES), filled: 0, segments: Vec::new(), digests: Vec::new() }
+        Self {
+            bytes: AlignedBuffer::new(BUFFER_BYTES),
+            filled: 0,
+            offset: 0,
+            written: Ok(()),
+            segments: Vec::new(),
+            digests: Vec::new(),
+        }
     }
 
     /// Tells the hasher of bytes; those next to the ones before are one segment with them.
@@ -352,11 +352,23 @@ fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
-/// The hasher's thread: ends when the writer drops its sender.
-fn hash_buffers(full_buffers: &Receiver<Buffer>, to_writer: &SyncSender<Buffer>) {
+/// The writer's thread: ends when whoever fills buffers drops its sender. After one that could not be written the others
+/// are tried all the same; who gets it back stops filling them.
+fn write_buffers(mut image: UncachedWriter, full: &Receiver<Buffer>, written: &SyncSender<Buffer>) -> UncachedWriter {
+    for mut buffer in full {
+        buffer.written = image.write_at(&buffer.bytes, buffer.filled, buffer.offset);
+        if written.send(buffer).is_err() {
+            break;
+        }
+    }
+    image
+}
+
+/// The hasher's thread: ends when the writer's does.
+fn hash_buffers(written: &Receiver<Buffer>, hashed: &SyncSender<Buffer>) {
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut hash = Sha256::new();
-    for mut buffer in full_buffers {
+    for mut buffer in written {
         for segment in buffer.segments.drain(..) {
             match segment {
                 Segment::Bytes { offset, length } => hash.update(&buffer.bytes[offset..offset + length]),
@@ -373,7 +385,7 @@ fn hash_buffers(full_buffers: &Receiver<Buffer>, to_writer: &SyncSender<Buffer>)
             }
         }
         buffer.filled = 0;
-        if to_writer.send(buffer).is_err() {
+        if hashed.send(buffer).is_err() {
             return;
         }
     }

@@ -81,7 +81,7 @@ const MEMORY_BASE_BYTES: u64 = 64 << 20;
 const MEMORY_ENTRY_BYTES: u64 = 200;
 /// Open files: what a walk keeps open is as deep as the longest path has components.
 const FILES_MAX: u64 = 4_096;
-/// Threads of the worker: itself, one that reads ahead, one that hashes; some to spare.
+/// Threads of the worker: itself, one that reads ahead, one that writes, one that hashes; some to spare.
 const THREADS_MAX: u64 = 8;
 
 /// Private memory that a worker may have.
