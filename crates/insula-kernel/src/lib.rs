@@ -26,4 +26,5 @@ pub mod poller;
 pub mod random;
 pub mod rlimit;
 pub mod seccomp;
+pub mod session_keyring;
 pub mod signals;

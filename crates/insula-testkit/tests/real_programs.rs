@@ -52,6 +52,27 @@ fn live_debian_servers_serve() {
     answers(&redis, "GET key\r\n", "value");
 }
 
+/// Asks the kernel for the number of the session keyring; prints it, or the error's.
+const KEYRING: &str = "import ctypes\n\
+                       libc = ctypes.CDLL(None, use_errno=True)\n\
+                       number = libc.syscall(250, 0, -3, 0)\n\
+                       print(number if number > 0 else -ctypes.get_errno())";
+
+#[test]
+fn live_debian_a16_a_container_has_no_keys_but_its_own() {
+    // The node's programs inherit it, as from a login or a service manager.
+    insula_kernel::session_keyring::begin_anew().unwrap();
+    let node = node();
+    let ask = |options: &[&str]| -> i64 {
+        let words = [&["run", "--rm"], options, &["debian", "python3", "-c", KEYRING]].concat();
+        node.ok(words).text().parse().unwrap()
+    };
+    assert_eq!(ask(&[]), -i64::from(rustix::io::Errno::NOSYS.raw_os_error()), "there are none to ask for");
+    // One that may have keys has a keyring that neither the host's programs nor its neighbours have.
+    let [one, two] = [0; 2].map(|_| ask(&["--cap-add", "SYS_ADMIN"]));
+    assert!(one > 0 && two > 0 && one != two, "{one} {two}");
+}
+
 #[test]
 fn live_debian_postgres_keeps_its_data_over_a_restart() {
     let node = node();

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use insula_kernel::fd_table;
 use insula_kernel::fork::{Fork, exit_now, fork};
+use insula_kernel::session_keyring;
 use insula_plan::execute::{self, Started};
 use insula_plan::plan::Plan;
 use insula_plan::protocol::ContainerId;
@@ -250,6 +251,10 @@ fn prepare() {
     set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
     // What the launcher may have been spared, containers are not.
     std::fs::write("/proc/self/oom_score_adj", "0").unwrap_or_default();
+    // A container would have the keys of whoever started the node.
+    if session_keyring::begin_anew().is_err_and(|error| error != Errno::NOSYS) {
+        exit_now(1);
+    }
 }
 
 /// Closes every descriptor of the launcher's but the worker's report, `others` and the standard streams. Handles to
