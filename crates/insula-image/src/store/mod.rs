@@ -39,6 +39,8 @@ mod verify;
 mod signing_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod verity_tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;

@@ -120,7 +120,7 @@ pub(crate) fn id(text: &str) -> ImageId {
 }
 
 /// A tar archive of these files, in a file.
-fn archive(files: &[(&str, &[u8])]) -> File {
+pub(super) fn archive(files: &[(&str, &[u8])]) -> File {
     let mut builder = tar::Builder::new(tempfile::tempfile().unwrap());
     for (path, content) in files {
         let mut header = tar::Header::new_ustar();

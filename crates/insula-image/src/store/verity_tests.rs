@@ -2,20 +2,21 @@
 //!
 //! The kernel must have it (`CONFIG_FS_VERITY`). Where it has not, the test says so and sees that images are published
 //! all the same; in the machines of `cargo xtask vm-test` it must.
-#![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "a test program")]
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use insula_image::progress::Watch;
-use insula_image::store::{ImportRequest, OpenForMountError, Scrubbed, SigningConfig, Store};
 use insula_kernel::{fs_verity, page_cache};
-use insula_model::{Bytes, ImageId};
+use insula_model::Bytes;
 use jiff::Timestamp;
 use rustix::io::Errno;
+
+use super::tests::{archive, id, open};
+use super::{ImportRequest, OpenForMountError, Scrubbed};
+use crate::progress::Watch;
 
 /// Bytes of a block of both file systems.
 const BLOCK: usize = 4096;
@@ -89,28 +90,13 @@ fn has_verity(directory: &Path) -> bool {
     enabled.is_ok()
 }
 
-/// An archive of these files.
-fn archive(files: &[(&str, &[u8])]) -> File {
-    let mut builder = tar::Builder::new(tempfile::tempfile().unwrap());
-    for (path, content) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(content.len().try_into().unwrap());
-        builder.append_data(&mut header, path, *content).unwrap();
-    }
-    let mut file = builder.into_inner().unwrap();
-    file.flush().unwrap();
-    file.rewind().unwrap();
-    file
-}
-
 #[test]
 fn live_damaged_pages_of_a_checked_image_are_never_read_and_are_found() {
     let disk = Disk::make();
     let checks = has_verity(&disk.root());
     let root = disk.root().join("images");
-    let (store, _) = Store::open(&root, &SigningConfig::own_keys_only(disk.root().join("keys"))).unwrap();
-    let id: ImageId = "web@1".parse().unwrap();
+    let (store, _) = open(&root).unwrap();
+    let id = id("web@1");
     let beginning = b"where the damage will be";
     let damaged = [&beginning[..], &vec![7; 3 * BLOCK]].concat();
     let files: [(&str, &[u8]); 2] = [("damaged", &damaged), ("whole", b"whole")];
