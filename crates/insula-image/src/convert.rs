@@ -21,7 +21,7 @@ use crate::erofs::{
     AddEntryError, BLOCK_BYTES, ImageWriter, WriteImageError, WriteMetadataError, WrittenImage, contents_in_order,
     write_metadata,
 };
-use crate::manifest::{DecodeManifestError, ImageFile, Manifest, Provenance};
+use crate::manifest::{DecodeManifestError, ImageFile, Manifest, Provenance, UnpublishedImage};
 use crate::mount_target::{MountPlanError, check_mount_plan, self_and_above};
 use crate::oci::{ConvertConfigError, OciImage, OciImportError, OciSource, refuse_nul};
 use crate::path::ImagePath;
@@ -59,8 +59,8 @@ pub struct ConversionOrder {
 /// An image that was made of a source; its file is written.
 #[derive(Debug)]
 pub struct Converted {
-    /// What it is. Nobody has read the file as a whole yet: its digest is [`ImageFile::UNREAD`].
-    pub manifest: Manifest,
+    /// What it is.
+    pub image: UnpublishedImage,
     /// Extended attributes of name spaces that an image cannot hold: they are not in it.
     pub dropped_attributes: u64,
 }
@@ -177,21 +177,22 @@ impl Convert for InProcess {
         check_mount_plan(&mount_plan)?;
         add_missing_places(&mut writer, &mount_plan)?;
         let image = writer.finish()?;
-        let manifest = manifest_of(id, image, facts.provenance, facts.config.unwrap_or_default(), mount_plan);
-        Ok(Converted { manifest, dropped_attributes: facts.dropped_attributes })
+        let image = unpublished(id, image, facts.provenance, facts.config.unwrap_or_default(), mount_plan);
+        Ok(Converted { image, dropped_attributes: facts.dropped_attributes })
     }
 }
 
-/// The manifest of a written image, which lacks the digest that publishing finds.
-pub(crate) fn manifest_of(
+/// What a written image is, which lacks the digests that publishing finds.
+pub(crate) fn unpublished(
     id: ImageId,
     image: WrittenImage,
     provenance: Provenance,
     config: ImageConfig,
     mount_plan: MountPlan,
-) -> Manifest {
-    let file = image.image_file(ImageFile::UNREAD);
-    Manifest { id, file, provenance, config, mount_plan, tree: image.tree }
+) -> UnpublishedImage {
+    let file = image.image_file();
+    let manifest = Manifest { id, file, provenance, config, mount_plan, tree: image.tree };
+    UnpublishedImage { manifest, contents: image.contents }
 }
 
 /// Makes the plan's places that nobody brought: directories of root, `/root` closed to others. What is in the way of
@@ -310,8 +311,8 @@ pub enum CheckConvertedError {
 
 /// Reads the manifest of `id` that another process made beside `image`, and makes sure that nothing of what it wrote
 /// has to be trusted: the metadata that the kernel will parse is, byte for byte, what this process would write for the
-/// manifest's tree, and contents lie between superblock and metadata, none on another's blocks. Contents themselves are
-/// held against their digests when the image is published.
+/// manifest's tree, and contents lie between superblock and metadata, none on another's blocks. Digests of the
+/// contents are found when the image is published; what the manifest says of them counts for nothing.
 ///
 /// # Errors
 ///
@@ -374,7 +375,7 @@ mod tests {
         let order = ConversionOrder { limits: TreeLimits::standard(), mount_plan: None, reference: None };
         let (kept, id) = (image.try_clone().unwrap(), "web@1".parse().unwrap());
         let conversion = Conversion { id, source, image, spool: empty(), hand_over: empty(), order };
-        (InProcess.convert(conversion, Watch::nobody()).unwrap().manifest, kept)
+        (InProcess.convert(conversion, Watch::nobody()).unwrap().image.manifest, kept)
     }
 
     fn check(manifest: &Manifest, image: &File) -> Result<Manifest, CheckConvertedError> {

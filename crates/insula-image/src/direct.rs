@@ -78,9 +78,21 @@ impl UncachedReader {
         }
     }
 
-    /// Reads into an [`AlignedBuffer`], whose length and `offset` are multiples of a block's. How many bytes came is 0
-    /// only at the file's end.
+    /// Fills an [`AlignedBuffer`], whose length and `offset` are multiples of a block's, as far as the file reaches. How
+    /// many bytes came.
     pub(crate) fn read_at(&mut self, buffer: &mut AlignedBuffer, offset: u64) -> io::Result<usize> {
+        let mut got = 0;
+        while got < buffer.len() {
+            let next = offset + u64::try_from(got).map_err(io::Error::other)?;
+            match self.read_once(&mut buffer[got..], next)? {
+                0 => break,
+                count => got += count,
+            }
+        }
+        Ok(got)
+    }
+
+    fn read_once(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.is_direct {
             match self.file.read_at(buffer, offset) {
                 Err(error) if is_not_direct(&error) => {

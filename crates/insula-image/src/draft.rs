@@ -11,11 +11,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use insula_model::Sha256Digest;
-
 use crate::attributes::{Attributes, Device};
 use crate::path::ImagePath;
-use crate::tree::{FileContent, ImageTree, Inode, InodeIndex, InodeKind, Placement, TreeEntry};
+use crate::tree::{FileContent, ImageTree, Inode, InodeIndex, InodeKind, Placement, TreeEntry, UNREAD};
 
 /// An entry on its way into an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,7 +248,7 @@ impl Draft {
             NewKind::HardLink(target) => return self.add_link(path, target),
             NewKind::Directory => InodeKind::Directory,
             NewKind::File { size } => {
-                InodeKind::File(FileContent { size, sha256: Sha256Digest([0; 32]), placement: Placement::EMPTY })
+                InodeKind::File(FileContent { size, sha256: UNREAD, placement: Placement::EMPTY })
             }
             NewKind::Symlink(target) => {
                 self.metadata_bytes += u64::try_from(target.len()).unwrap_or(u64::MAX);
@@ -367,13 +365,6 @@ impl Draft {
     pub(crate) fn set_placement(&mut self, inode: InodeIndex, placed: Placement) {
         if let Some(Inode { kind: InodeKind::File(content), .. }) = self.inodes.get_mut(inode.get()) {
             content.placement = placed;
-        }
-    }
-
-    /// Records the digest of a file's content.
-    pub(crate) fn set_digest(&mut self, inode: InodeIndex, sha256: Sha256Digest) {
-        if let Some(Inode { kind: InodeKind::File(content), .. }) = self.inodes.get_mut(inode.get()) {
-            content.sha256 = sha256;
         }
     }
 

@@ -30,8 +30,9 @@ use insula_model::{ImageConfig, ImageId, ImageName, ImageVersion, MountPlan, Sha
 use minicbor::{Decoder, Encoder};
 use sha2::{Digest, Sha256};
 
+use crate::erofs::ContentsSum;
 use crate::tree::{ImageTree, TreeError};
-use tree_codec::{Placements, decode_digest, decode_tree, encode_tree};
+use tree_codec::{ContentDetail, decode_digest, decode_tree, encode_tree};
 
 /// What an image version is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,22 +51,26 @@ pub struct Manifest {
     pub tree: ImageTree,
 }
 
+/// What an image will be whose file is written: the digests of its bytes come when it is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpublishedImage {
+    /// What is known, with [`UNREAD`](crate::tree::UNREAD) for the digests of the file and of its contents.
+    pub manifest: Manifest,
+    /// What the contents are, for whoever reads them back.
+    pub contents: ContentsSum,
+}
+
 /// An image's file: [`crate::erofs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageFile {
     /// Bytes of the file.
     pub bytes: u64,
-    /// SHA-256 of the file; [`ImageFile::UNREAD`] until it is published.
+    /// SHA-256 of the file; [`UNREAD`](crate::tree::UNREAD) until it is published.
     pub sha256: Sha256Digest,
     /// Where the metadata region begins, in bytes; it ends with the file.
     pub metadata_offset: u64,
     /// SHA-256 of the file's first block and, behind it, the metadata region.
     pub metadata_sha256: Sha256Digest,
-}
-
-impl ImageFile {
-    /// In the digest's place while nobody has read the file as a whole.
-    pub const UNREAD: Sha256Digest = Sha256Digest([0; 32]);
 }
 
 /// Where an image comes from. What is not known is left out.
@@ -195,7 +200,7 @@ impl Manifest {
         encoder.u8(9)?.bytes(&json(serde_json::to_vec(&self.config)))?;
         encoder.u8(10)?.bytes(&json(serde_json::to_vec(&self.mount_plan)))?;
         encoder.u8(11)?;
-        encode_tree(encoder, &self.tree, Placements::Included)
+        encode_tree(encoder, &self.tree, ContentDetail::All)
     }
 
     /// Reads a manifest.

@@ -73,11 +73,14 @@ pub enum InodeKind {
 pub struct FileContent {
     /// Bytes of the file, holes counted.
     pub size: u64,
-    /// Digest of these bytes.
+    /// Digest of these bytes; [`UNREAD`] until the image is published.
     pub sha256: Sha256Digest,
     /// Where they lie in the image file.
     pub placement: Placement,
 }
+
+/// In a digest's place while nobody has read the bytes back from the disk.
+pub const UNREAD: Sha256Digest = Sha256Digest([0; 32]);
 
 /// Where a file's bytes lie in the image file, in blocks of 4096 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,6 +249,13 @@ impl ImageTree {
             }
             TreeItem { path: &entry.path, index: entry.inode, inode: self.inode(entry.inode), linked_to }
         })
+    }
+
+    /// Records the digest of a file's content.
+    pub(crate) fn set_digest(&mut self, index: InodeIndex, sha256: Sha256Digest) {
+        if let Some(Inode { kind: InodeKind::File(content), .. }) = self.inodes.get_mut(index.get()) {
+            content.sha256 = sha256;
+        }
     }
 
     /// Sum of the sizes of all files, each inode once, holes counted.

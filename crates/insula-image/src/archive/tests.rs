@@ -163,7 +163,7 @@ fn archives_of_gnu_tar_give_the_tree_of_the_directory() {
         &["--format=gnu", "--sort=name"],
     ] {
         let imported = import(&gnu_tar(directory.path(), options)).unwrap();
-        assert_eq!(imported.image.tree.digest(), walked.tree.digest(), "{options:?}");
+        assert_eq!(imported.image.hashed_tree().digest(), walked.hashed_tree().digest(), "{options:?}");
     }
 }
 
@@ -212,7 +212,7 @@ fn extremes_of_attributes_survive_our_archive() {
     let image = writer.finish().unwrap();
     let mut archive = Vec::new();
     write_tar(&image.file, &image.tree, &mut archive).unwrap();
-    assert_eq!(import(&archive).unwrap().image.tree.digest(), image.tree.digest());
+    assert_eq!(import(&archive).unwrap().image.hashed_tree().digest(), image.hashed_tree().digest());
 }
 
 #[test]
@@ -234,8 +234,8 @@ fn holes_come_back_from_every_sparse_format() {
         assert!(archive.len() < 1 << 20, "tar stored {} bytes", archive.len());
         let imported = import(&archive).unwrap();
         assert_eq!(
-            imported.image.tree.find(&path("sparse")).unwrap().kind,
-            wanted.tree.find(&path("sparse")).unwrap().kind
+            imported.image.hashed_tree().find(&path("sparse")).unwrap().kind,
+            wanted.hashed_tree().find(&path("sparse")).unwrap().kind
         );
     }
 }
@@ -256,7 +256,7 @@ fn live_attributes_and_acls_come_through_gnu_tar() {
     let options = ["--format=posix", "--acls", "--numeric-owner", "--xattrs", "--xattrs-include=*"];
     let imported = import(&gnu_tar(directory.path(), &options)).unwrap();
     assert_eq!(imported.dropped_attributes, 0);
-    assert_eq!(imported.image.tree.digest(), walk(directory.path()).unwrap().tree.digest());
+    assert_eq!(imported.image.hashed_tree().digest(), walk(directory.path()).unwrap().hashed_tree().digest());
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn live_a_walk_takes_devices_owners_and_attributes() {
 fn small_tree(archive: &[u8]) -> Option<ImageTree> {
     let limits = TreeLimits { entries_max: 1000, content_bytes_max: 1 << 20, metadata_bytes_max: 1 << 20 };
     let out = tempfile::tempfile().unwrap();
-    Some(import_tar(archive, out, &limits, &mut KeepAll).ok()?.image.tree)
+    Some(import_tar(archive, out, &limits, &mut KeepAll).ok()?.image.hashed_tree())
 }
 
 /// An archive with one of everything that is parsed.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use super::{BLOCK_BYTES, blocks_of};
-use crate::tree::{FileContent, ImageTree, InodeKind, Placement};
+use crate::tree::{FileContent, ImageTree, InodeIndex, InodeKind, Placement};
 
 /// Reads a file of an image from its beginning to its end; holes read as zeros. It keeps no buffer: read in pieces
 /// of 64 KiB and more.
@@ -59,11 +59,6 @@ impl<'tree> Cursor<'tree> {
     /// At the beginning.
     pub(super) fn new(content: &'tree FileContent) -> Self {
         Self { content, position: 0, offset: first_block(content) * BLOCK_BYTES, runs_behind: 0 }
-    }
-
-    /// The file.
-    pub(super) fn content(&self) -> &'tree FileContent {
-        self.content
     }
 
     /// What lies here, to the end of the run; none at the end of the file.
@@ -120,15 +115,15 @@ fn stored_blocks(content: &FileContent) -> u64 {
 
 /// The contents of a tree in the order in which they lie in the image. None when one lies, in whole or in part, outside
 /// the blocks between the first one and block `end`, or on blocks of another one.
-pub(crate) fn contents_in_order(tree: &ImageTree, end: u64) -> Option<Vec<&FileContent>> {
-    let files = tree.inodes().iter().filter_map(|inode| match &inode.kind {
-        InodeKind::File(content) => Some(content),
+pub(crate) fn contents_in_order(tree: &ImageTree, end: u64) -> Option<Vec<(InodeIndex, &FileContent)>> {
+    let files = (0..).map(InodeIndex).zip(tree.inodes()).filter_map(|(index, inode)| match &inode.kind {
+        InodeKind::File(content) => Some((index, content)),
         _ => None,
     });
     let mut contents: Vec<_> = files.collect();
-    contents.sort_by_key(|content| first_block(content));
+    contents.sort_by_key(|(_, content)| first_block(content));
     let mut free = 1;
-    for content in contents.iter().filter(|content| stored_blocks(content) > 0) {
+    for (_, content) in contents.iter().filter(|(_, content)| stored_blocks(content) > 0) {
         if first_block(content) < free {
             return None;
         }
@@ -142,11 +137,10 @@ mod tests {
     use super::*;
     use crate::attributes::Attributes;
     use crate::path::ImagePath;
-    use crate::tree::{ChunkMap, ChunkRun, Inode, InodeIndex, TreeEntry};
-    use insula_model::Sha256Digest;
+    use crate::tree::{ChunkMap, ChunkRun, Inode, TreeEntry, UNREAD};
 
     fn content(size: u64, placement: Placement) -> FileContent {
-        FileContent { size, sha256: Sha256Digest([0; 32]), placement }
+        FileContent { size, sha256: UNREAD, placement }
     }
 
     /// In chunks of 64 KiB, of which these are stored.
@@ -199,7 +193,9 @@ mod tests {
         let plain = |first, size| content(size, Placement::Blocks { first });
         let holes_and_nine_bytes = sparse(65_536 + 9, 3, &[(1, 1)]);
         let fitting = tree(&[holes_and_nine_bytes.clone(), plain(1, 8192), content(0, Placement::EMPTY)]);
-        let firsts = |contents: Vec<&FileContent>| contents.into_iter().map(first_block).collect::<Vec<_>>();
+        let firsts = |contents: Vec<(InodeIndex, &FileContent)>| {
+            contents.into_iter().map(|(_, content)| first_block(content)).collect::<Vec<_>>()
+        };
         assert_eq!(contents_in_order(&fitting, 4).map(firsts), Some(vec![0, 1, 3]));
         assert_eq!(contents_in_order(&fitting, 3), None, "the last one lies beyond");
         for (what, contents) in [

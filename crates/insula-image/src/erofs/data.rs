@@ -1,26 +1,27 @@
-//! The data region of an image in the making: contents stream in, blocks and digests come out.
+//! The data region of an image in the making: contents stream in, blocks and their sum come out.
 //!
 //! ```text
-//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ past the cache (thread) ──▶ hasher (thread)
-//!                    ▲                                                                     │
-//!                    └──────────── emptied buffers, digests of the files in them ──────────┘
+//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ past the cache (thread)
+//!                    ▲                                             │
+//!                    └────────────── emptied buffers ──────────────┘
 //! ```
 //!
-//! Reading, waiting for the disk and hashing take about as long each, so each has a thread. The number of buffers bounds
-//! both the memory and how far the others lag behind the reader. The bytes go straight to the disk: in the page cache they
+//! Reading and waiting for the disk take about as long, so each has a thread. The number of buffers bounds both the
+//! memory and how far the disk lags behind the reader. The bytes go straight to the disk: in the page cache they
 //! would take as many fresh pages as the image is large, wait there for the flush, and be dropped unread.
+//!
+//! Nothing is hashed here but for the sum that tells whether the disk gives back the same: the digests are made of
+//! what it gives back, when the image is published.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use insula_model::Sha256Digest;
-use sha2::{Digest, Sha256};
-
+use super::contents_sum::{ContentsSum, ContentsSummer};
 use super::{BLOCK_BITS, BLOCK_BYTES, blocks_of};
 use crate::direct::{AlignedBuffer, UncachedWriter};
-use crate::tree::{ChunkMap, ChunkRun, InodeIndex, Placement};
+use crate::tree::{ChunkMap, ChunkRun, Placement};
 
 /// Bytes of a buffer.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -33,8 +34,6 @@ const PIECE_BYTES: usize = 1 << CHUNK_BITS_MIN;
 const CHUNK_BITS_MIN: u8 = 16;
 /// A chunk map has at most this many entries, so larger files get larger chunks.
 const CHUNKS_MAX: u64 = 4096;
-/// A buffer with more zeros than this goes to the hasher though it is not full.
-const ZEROS_MAX: usize = 16 << 20;
 /// Blocks have addresses of 32 bits, the highest one means a hole.
 const BLOCKS_MAX: u64 = 0xFFFF_FFF0;
 
@@ -54,18 +53,6 @@ pub(super) enum ContentError {
     Full,
 }
 
-/// Digest of a file, for the inode that the writer named.
-pub(super) type FileDigest = (InodeIndex, Sha256Digest);
-
-enum Segment {
-    /// The next `usize` bytes at this offset of the buffer belong to the current file.
-    Bytes { offset: usize, length: usize },
-    /// So many zeros of the current file are not in the buffer.
-    Zeros(usize),
-    /// The current file ends.
-    End(InodeIndex),
-}
-
 struct Buffer {
     bytes: AlignedBuffer,
     filled: usize,
@@ -73,8 +60,6 @@ struct Buffer {
     offset: u64,
     /// Whether it could be written.
     written: io::Result<()>,
-    segments: Vec<Segment>,
-    digests: Vec<FileDigest>,
 }
 
 /// The data region while it grows.
@@ -83,8 +68,7 @@ pub(super) struct DataWriter {
     free_buffers: Receiver<Buffer>,
     full_buffers: SyncSender<Buffer>,
     writer: JoinHandle<UncachedWriter>,
-    hasher: JoinHandle<()>,
-    digests: Vec<FileDigest>,
+    summer: ContentsSummer,
 }
 
 impl std::fmt::Debug for DataWriter {
@@ -97,31 +81,19 @@ impl DataWriter {
     /// Starts the region after the superblock's block of an empty file.
     pub(super) fn new(image: File) -> io::Result<Self> {
         let (full_buffers, to_write) = sync_channel(BUFFERS);
-        let (written, to_hash) = sync_channel(BUFFERS);
-        let (hashed, free_buffers) = sync_channel(BUFFERS);
+        let (written, free_buffers) = sync_channel(BUFFERS);
         for _ in 1..BUFFERS {
-            hashed.send(Buffer::new()).expect("there is room for all, and its receiver is here");
+            written.send(Buffer::new()).expect("there is room for all, and its receiver is here");
         }
         let image = UncachedWriter::new(image);
-        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let writer = named("image-writer").spawn(move || write_buffers(image, &to_write, &written))?;
-        let hasher = named("image-hasher").spawn(move || hash_buffers(&to_hash, &hashed))?;
+        let work = move || write_buffers(image, &to_write, &written);
+        let writer = std::thread::Builder::new().name("image-writer".to_owned()).spawn(work)?;
         let buffer = Buffer { offset: BLOCK_BYTES, ..Buffer::new() };
-        Ok(Self { buffer, free_buffers, full_buffers, writer, hasher, digests: Vec::new() })
+        Ok(Self { buffer, free_buffers, full_buffers, writer, summer: ContentsSummer::default() })
     }
 
-    /// Digests that are ready.
-    pub(super) fn take_digests(&mut self) -> std::vec::Drain<'_, FileDigest> {
-        self.digests.drain(..)
-    }
-
-    /// Appends a content of `size` bytes; its digest comes later, for `inode`.
-    pub(super) fn append(
-        &mut self,
-        inode: InodeIndex,
-        size: u64,
-        content: &mut dyn Read,
-    ) -> Result<Placement, ContentError> {
+    /// Appends a content of `size` bytes.
+    pub(super) fn append(&mut self, size: u64, content: &mut dyn Read) -> Result<Placement, ContentError> {
         let first = self.position() / BLOCK_BYTES;
         if first + blocks_of(size) > BLOCKS_MAX {
             return Err(ContentError::Full);
@@ -141,16 +113,11 @@ impl DataWriter {
             }
             if file.may_have_holes && is_zero(&self.buffer.bytes[start..start + wanted]) {
                 file.zeros_pending += wanted;
-                if self.buffer.push_zeros(wanted) > ZEROS_MAX {
-                    self.flush().map_err(ContentError::Write)?;
-                }
             } else {
                 if file.zeros_pending > 0 {
                     self.insert_zeros(file.zeros_pending, wanted)?;
                 }
-                let start = self.buffer.filled;
                 self.buffer.filled += wanted;
-                self.buffer.push_bytes(start, wanted);
                 file.chunk_stored = true;
                 file.zeros_pending = 0;
             }
@@ -162,11 +129,10 @@ impl DataWriter {
             }
         }
         self.pad().map_err(ContentError::Write)?;
-        self.buffer.segments.push(Segment::End(inode));
         Ok(file.into_placement(u32::try_from(first).map_err(|_| ContentError::Full)?))
     }
 
-    /// Zeros of a stored chunk, already told to the hasher, become bytes of the image. `piece` bytes at the buffer's
+    /// Zeros of a stored chunk become bytes of the image. `piece` bytes at the buffer's
     /// end, read but not yet filled in, move behind them.
     fn insert_zeros(&mut self, zeros: usize, piece: usize) -> Result<(), ContentError> {
         let held = self.buffer.bytes[self.buffer.filled..self.buffer.filled + piece].to_vec();
@@ -205,60 +171,34 @@ impl DataWriter {
 
     /// Has the buffer written, and goes on with an empty one. The error may be that of a buffer before it.
     fn flush(&mut self) -> io::Result<()> {
-        let mut next = self.free_buffers.recv().expect("its threads give every buffer back");
-        self.digests.append(&mut next.digests);
+        self.summer.update(&self.buffer.bytes[..self.buffer.filled]);
+        let mut next = self.free_buffers.recv().expect("its thread gives every buffer back");
         std::mem::replace(&mut next.written, Ok(()))?;
-        next.offset = self.position();
+        (next.offset, next.filled) = (self.position(), 0);
         let full = std::mem::replace(&mut self.buffer, next);
         self.full_buffers.send(full).expect("the writer ends when this sender is dropped, not before");
         Ok(())
     }
 
-    /// Ends the region. Gives the image, the region's end, and the digests not taken yet.
-    pub(super) fn finish(mut self) -> io::Result<(File, u64, Vec<FileDigest>)> {
+    /// Ends the region. Gives the image, the region's end, and the sum of its bytes.
+    pub(super) fn finish(mut self) -> io::Result<(File, u64, ContentsSum)> {
         self.flush()?;
         let end = self.position();
-        let Self { full_buffers, free_buffers, writer, hasher, mut digests, .. } = self;
+        let Self { full_buffers, free_buffers, writer, summer, .. } = self;
         drop(full_buffers);
-        while let Ok(mut buffer) = free_buffers.recv() {
-            digests.append(&mut buffer.digests);
+        while let Ok(buffer) = free_buffers.recv() {
             buffer.written?;
         }
-        match (writer.join(), hasher.join()) {
-            (Ok(image), Ok(())) => Ok((image.into_file()?, end, digests)),
-            (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
+        match writer.join() {
+            Ok(image) => Ok((image.into_file()?, end, summer.sum())),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 }
 
 impl Buffer {
     fn new() -> Self {
-        Self {
-            bytes: AlignedBuffer::new(BUFFER_BYTES),
-            filled: 0,
-            offset: 0,
-            written: Ok(()),
-            segments: Vec::new(),
-            digests: Vec::new(),
-        }
-    }
-
-    /// Tells the hasher of bytes; those next to the ones before are one segment with them.
-    fn push_bytes(&mut self, offset: usize, length: usize) {
-        match self.segments.last_mut() {
-            Some(Segment::Bytes { offset: before, length: so_far }) if *before + *so_far == offset => *so_far += length,
-            _ => self.segments.push(Segment::Bytes { offset, length }),
-        }
-    }
-
-    /// Tells the hasher of zeros that are not stored here; how many there are now in a row.
-    fn push_zeros(&mut self, count: usize) -> usize {
-        if let Some(Segment::Zeros(so_far)) = self.segments.last_mut() {
-            *so_far += count;
-            return *so_far;
-        }
-        self.segments.push(Segment::Zeros(count));
-        count
+        Self { bytes: AlignedBuffer::new(BUFFER_BYTES), filled: 0, offset: 0, written: Ok(()) }
     }
 }
 
@@ -362,31 +302,4 @@ fn write_buffers(mut image: UncachedWriter, full: &Receiver<Buffer>, written: &S
         }
     }
     image
-}
-
-/// The hasher's thread: ends when the writer's does.
-fn hash_buffers(written: &Receiver<Buffer>, hashed: &SyncSender<Buffer>) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    let mut hash = Sha256::new();
-    for mut buffer in written {
-        for segment in buffer.segments.drain(..) {
-            match segment {
-                Segment::Bytes { offset, length } => hash.update(&buffer.bytes[offset..offset + length]),
-                Segment::Zeros(mut count) => {
-                    while count > 0 {
-                        let piece = count.min(ZEROS.len());
-                        hash.update(&ZEROS[..piece]);
-                        count -= piece;
-                    }
-                }
-                Segment::End(inode) => {
-                    buffer.digests.push((inode, Sha256Digest(hash.finalize_reset().into())));
-                }
-            }
-        }
-        buffer.filled = 0;
-        if hashed.send(buffer).is_err() {
-            return;
-        }
-    }
 }

@@ -76,7 +76,7 @@ fn first_block(tree: &ImageTree, layout: &Layout, meta_block: u32, end: u32) -> 
     let root_slot = u16::try_from(layout.places[0].slot).expect("the root is in the first or second block");
     let inodes = u64::try_from(tree.inodes().len()).expect("inodes are counted in 32 bits");
     let mut uuid = [0; 16];
-    uuid.copy_from_slice(&tree.digest().0[..16]);
+    uuid.copy_from_slice(&tree.shape_digest().0[..16]);
     // Version 8 of RFC 9562: an UUID by our own rule.
     uuid[6] = (uuid[6] & 0x0f) | 0x80;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;

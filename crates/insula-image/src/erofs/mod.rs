@@ -20,20 +20,22 @@
 
 mod checksum;
 mod content;
+mod contents_sum;
 mod data;
 mod layout;
 mod metadata;
 mod reader;
-mod stream_check;
+mod stream_digest;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use content::ContentReader;
 pub(crate) use content::contents_in_order;
+pub use contents_sum::ContentsSum;
 pub use metadata::{MetadataDigests, WriteMetadataError, write_metadata};
 pub use reader::{ErofsReader, ReadImageError};
-pub(crate) use stream_check::StreamCheck;
+pub(crate) use stream_digest::{ContentDigest, StreamDigests};
 pub use writer::{AddEntryCause, AddEntryError, ImageWriter, WriteImageError, WrittenImage};
 
 /// Bytes of a block.

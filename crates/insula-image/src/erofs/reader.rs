@@ -21,7 +21,7 @@ use super::{
 use crate::attributes::{Attributes, Device, Mtime, XATTR_NAME_SPACES, Xattrs};
 use crate::path::ImagePath;
 use crate::tree::{
-    ChunkMap, ChunkRun, FileContent, ImageTree, Inode, InodeIndex, InodeKind, Placement, TreeEntry, TreeError,
+    ChunkMap, ChunkRun, FileContent, ImageTree, Inode, InodeIndex, InodeKind, Placement, TreeEntry, TreeError, UNREAD,
 };
 
 /// An image open for reading.
@@ -319,7 +319,7 @@ impl ErofsReader {
             LAYOUT_CHUNKS => Placement::Chunks(Box::new(self.chunk_map(path, raw)?)),
             _ => return Err(foreign(path, "inline or compressed content")),
         };
-        let mut content = FileContent { size: raw.size, sha256: Sha256Digest([0; 32]), placement };
+        let mut content = FileContent { size: raw.size, sha256: UNREAD, placement };
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 256 << 10];
         let mut reader = ContentReader::new(&self.image, &content);

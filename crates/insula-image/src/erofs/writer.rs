@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 
 use insula_model::Sha256Digest;
 
+use super::contents_sum::ContentsSum;
 use super::data::{ContentError, DataWriter};
 use super::metadata::{WriteMetadataError, write_metadata};
 use crate::draft::{Draft, DraftError, NewEntry, NewKind, PresentKind, TreeLimits};
 use crate::manifest::ImageFile;
 use crate::path::ImagePath;
-use crate::tree::ImageTree;
+use crate::tree::{ImageTree, UNREAD};
 
 /// An image in the making. Entries come in any order; contents lie in the image in the order of arrival, so equal
 /// images need equal order, and all our own sources give entries sorted by path bytes.
@@ -21,7 +22,7 @@ use crate::tree::ImageTree;
 pub struct ImageWriter {
     draft: Draft,
     data: DataWriter,
-    /// A content broke off: what follows it would get wrong digests.
+    /// A content broke off, in a block that the next one would share.
     is_broken: bool,
 }
 
@@ -30,7 +31,7 @@ pub struct ImageWriter {
 pub struct WrittenImage {
     /// The image.
     pub file: File,
-    /// What is in it.
+    /// What is in it, without the digests of the contents.
     pub tree: ImageTree,
     /// Bytes of the file.
     pub bytes: u64,
@@ -38,15 +39,23 @@ pub struct WrittenImage {
     pub metadata_offset: u64,
     /// SHA-256 of the first block and, behind it, the metadata region.
     pub metadata_sha256: Sha256Digest,
+    /// Sum of what lies between.
+    pub contents: ContentsSum,
 }
 
 impl WrittenImage {
-    /// What a manifest says about the file, once the digest of all its bytes is known.
+    /// The tree with the digests of its contents, which are read for it.
+    #[cfg(test)]
+    pub(crate) fn hashed_tree(&self) -> ImageTree {
+        super::ErofsReader::open(self.file.try_clone().unwrap()).unwrap().tree(200_000).unwrap()
+    }
+
+    /// What a manifest says about the file.
     #[must_use]
-    pub fn image_file(&self, sha256: Sha256Digest) -> ImageFile {
+    pub fn image_file(&self) -> ImageFile {
         ImageFile {
             bytes: self.bytes,
-            sha256,
+            sha256: UNREAD,
             metadata_offset: self.metadata_offset,
             metadata_sha256: self.metadata_sha256,
         }
@@ -113,7 +122,7 @@ pub enum WriteImageError {
 }
 
 impl ImageWriter {
-    /// Begins an image in `out`, an empty file open for reading and writing. Starts a thread that hashes.
+    /// Begins an image in `out`, an empty file open for reading and writing. Starts a thread that writes.
     ///
     /// # Errors
     ///
@@ -144,7 +153,7 @@ impl ImageWriter {
         let size = if let NewKind::File { size } = entry.kind { Some(size) } else { None };
         let inode = self.draft.add(path, entry)?;
         let Some(declared) = size else { return Ok(()) };
-        let appended = self.data.append(inode, declared, content);
+        let appended = self.data.append(declared, content);
         self.is_broken |= appended.is_err();
         let placement = appended.map_err(|error| match error {
             ContentError::Short { got } => AddEntryCause::ShortContent { got, declared },
@@ -153,9 +162,6 @@ impl ImageWriter {
             ContentError::Full => AddEntryCause::ImageFull,
         })?;
         self.draft.set_placement(inode, placement);
-        for (inode, digest) in self.data.take_digests() {
-            self.draft.set_digest(inode, digest);
-        }
         Ok(())
     }
 
@@ -164,20 +170,17 @@ impl ImageWriter {
     /// # Errors
     ///
     /// See the variants of [`WriteImageError`].
-    pub fn finish(mut self) -> Result<WrittenImage, WriteImageError> {
+    pub fn finish(self) -> Result<WrittenImage, WriteImageError> {
         if self.is_broken {
             return Err(WriteImageError::Broken);
         }
-        let (file, metadata_offset, digests) = self.data.finish().map_err(WriteImageError::Write)?;
-        for (inode, digest) in digests {
-            self.draft.set_digest(inode, digest);
-        }
+        let (file, metadata_offset, contents) = self.data.finish().map_err(WriteImageError::Write)?;
         let tree = self.draft.into_tree().map_err(|(path, cause)| WriteImageError::Tree { path, cause })?;
         let mut region = AtOffset { file: &file, offset: metadata_offset };
         let metadata = write_metadata(&tree, metadata_offset, &mut region)?;
         file.write_all_at(&metadata.first_block, 0).map_err(WriteImageError::Write)?;
         let bytes = metadata_offset + metadata.region_bytes;
-        Ok(WrittenImage { file, tree, bytes, metadata_offset, metadata_sha256: metadata.digest })
+        Ok(WrittenImage { file, tree, bytes, metadata_offset, metadata_sha256: metadata.digest, contents })
     }
 }
 

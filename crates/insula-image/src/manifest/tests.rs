@@ -14,7 +14,7 @@ use crate::path::ImagePath;
 /// Bytes that this version and all later ones must write for [`golden_manifest`].
 const GOLDEN: &[u8] = include_bytes!("../../tests/golden/manifest-1.cbor");
 /// Digest of the image file of [`golden_image`].
-const GOLDEN_IMAGE: &str = "sha256:f7bfd1575053de3c2f10901e42d2a7becc96f85a81953733de0319231a6ea0b0";
+const GOLDEN_IMAGE: &str = "sha256:6413b9681b33bca567c3726bb1503c85bbc81b474a1a441d95c17358fb6eeaa3";
 
 fn golden_image() -> WrittenImage {
     let mut writer = ImageWriter::new(tempfile::tempfile().unwrap(), TreeLimits::standard()).unwrap();
@@ -61,7 +61,7 @@ fn golden_manifest() -> Manifest {
     }];
     Manifest {
         id: "debian@12".parse().unwrap(),
-        file: image.image_file(digest_of(&bytes)),
+        file: ImageFile { sha256: digest_of(&bytes), ..image.image_file() },
         provenance: Provenance {
             archive: Some(Sha256Digest([1; 32])),
             recipe: None,
@@ -70,7 +70,7 @@ fn golden_manifest() -> Manifest {
         },
         config,
         mount_plan: MountPlan::default_plan(),
-        tree: image.tree,
+        tree: image.hashed_tree(),
     }
 }
 

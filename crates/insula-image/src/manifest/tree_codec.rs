@@ -30,13 +30,15 @@ use crate::tree::{
     ChunkMap, ChunkRun, FileContent, ImageTree, Inode, InodeIndex, InodeKind, Placement, TreeEntry, TreeItem,
 };
 
-/// Whether an encoding says where contents lie.
+/// How much is said of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Placements {
-    /// As in a manifest.
-    Included,
-    /// As in the tree digest.
-    LeftOut,
+pub(super) enum ContentDetail {
+    /// Its size.
+    Size,
+    /// What it is, not where it lies.
+    SizeAndDigest,
+    /// Everything.
+    All,
 }
 
 impl ImageTree {
@@ -45,10 +47,20 @@ impl ImageTree {
     /// SHA-256 of the CBOR array of `"insula-tree"`, 1, and the array of entries.
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
+        self.digest_with("insula-tree", ContentDetail::SizeAndDigest)
+    }
+
+    /// The digest of what is known of a tree before its contents have been read back: as the tree digest, of
+    /// `"insula-shape"` and without the contents' digests.
+    pub(crate) fn shape_digest(&self) -> Sha256Digest {
+        self.digest_with("insula-shape", ContentDetail::Size)
+    }
+
+    fn digest_with(&self, name: &str, detail: ContentDetail) -> Sha256Digest {
         let mut encoder = Encoder::new(minicbor::encode::write::Writer::new(HashWriter(Sha256::new())));
         let written = (|| {
-            encoder.array(3)?.str("insula-tree")?.u8(1)?;
-            encode_tree(&mut encoder, self, Placements::LeftOut)
+            encoder.array(3)?.str(name)?.u8(1)?;
+            encode_tree(&mut encoder, self, detail)
         })();
         written.expect("a hash takes every byte");
         Sha256Digest(encoder.into_writer().into_inner().0.finalize().into())
@@ -72,15 +84,15 @@ impl io::Write for HashWriter {
 type Encoded<W> = Result<(), minicbor::encode::Error<<W as Write>::Error>>;
 
 /// Writes the array of all entries.
-pub(super) fn encode_tree<W: Write>(encoder: &mut Encoder<W>, tree: &ImageTree, placements: Placements) -> Encoded<W> {
+pub(super) fn encode_tree<W: Write>(encoder: &mut Encoder<W>, tree: &ImageTree, detail: ContentDetail) -> Encoded<W> {
     encoder.array(count(tree.entries().len()))?;
     for item in tree.iter() {
-        encode_entry(encoder, &item, placements)?;
+        encode_entry(encoder, &item, detail)?;
     }
     Ok(())
 }
 
-fn encode_entry<W: Write>(encoder: &mut Encoder<W>, item: &TreeItem<'_>, placements: Placements) -> Encoded<W> {
+fn encode_entry<W: Write>(encoder: &mut Encoder<W>, item: &TreeItem<'_>, detail: ContentDetail) -> Encoded<W> {
     if item.linked_to.is_some() {
         encoder.map(2)?.u8(0)?.bytes(item.path.as_bytes())?.u8(2)?.u32(item.index.0)?;
         return Ok(());
@@ -88,12 +100,12 @@ fn encode_entry<W: Write>(encoder: &mut Encoder<W>, item: &TreeItem<'_>, placeme
     let Inode { attributes, kind } = item.inode;
     let optional =
         [attributes.uid != 0, attributes.gid != 0, attributes.mtime.nanoseconds != 0, !attributes.xattrs.is_empty()];
-    let fields = 4 + count(optional.iter().filter(|there| **there).count()) + kind_fields(kind, placements);
+    let fields = 4 + count(optional.iter().filter(|there| **there).count()) + kind_fields(kind, detail);
     encoder.map(fields)?.u8(0)?.bytes(item.path.as_bytes())?.u8(1)?.u8(kind_number(kind))?;
     encode_attributes(encoder, attributes)?;
     match kind {
         InodeKind::Directory | InodeKind::Fifo | InodeKind::Socket => {}
-        InodeKind::File(content) => encode_content(encoder, content, placements)?,
+        InodeKind::File(content) => encode_content(encoder, content, detail)?,
         InodeKind::Symlink(target) => {
             encoder.u8(14)?.bytes(target)?;
         }
@@ -117,14 +129,15 @@ fn kind_number(kind: &InodeKind) -> u8 {
 }
 
 /// Number of map entries that a kind adds.
-fn kind_fields(kind: &InodeKind, placements: Placements) -> u64 {
-    match (kind, placements) {
-        (InodeKind::File(_), Placements::LeftOut) | (InodeKind::CharDevice(_) | InodeKind::BlockDevice(_), _) => 2,
-        (InodeKind::File(content), Placements::Included) => match content.placement {
+fn kind_fields(kind: &InodeKind, detail: ContentDetail) -> u64 {
+    match (kind, detail) {
+        (InodeKind::File(content), ContentDetail::All) => match content.placement {
             Placement::Blocks { .. } => 3,
             Placement::Chunks(_) => 4,
         },
-        (InodeKind::Symlink(_), _) => 1,
+        (InodeKind::File(_), ContentDetail::SizeAndDigest)
+        | (InodeKind::CharDevice(_) | InodeKind::BlockDevice(_), _) => 2,
+        (InodeKind::File(_), ContentDetail::Size) | (InodeKind::Symlink(_), _) => 1,
         (InodeKind::Directory | InodeKind::Fifo | InodeKind::Socket, _) => 0,
     }
 }
@@ -150,9 +163,13 @@ fn encode_attributes<W: Write>(encoder: &mut Encoder<W>, attributes: &Attributes
     Ok(())
 }
 
-fn encode_content<W: Write>(encoder: &mut Encoder<W>, content: &FileContent, placements: Placements) -> Encoded<W> {
-    encoder.u8(9)?.u64(content.size)?.u8(10)?.bytes(&content.sha256.0)?;
-    if placements == Placements::LeftOut {
+fn encode_content<W: Write>(encoder: &mut Encoder<W>, content: &FileContent, detail: ContentDetail) -> Encoded<W> {
+    encoder.u8(9)?.u64(content.size)?;
+    if detail == ContentDetail::Size {
+        return Ok(());
+    }
+    encoder.u8(10)?.bytes(&content.sha256.0)?;
+    if detail == ContentDetail::SizeAndDigest {
         return Ok(());
     }
     match &content.placement {

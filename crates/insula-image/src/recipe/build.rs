@@ -17,10 +17,10 @@ use super::parse::{Base, Recipe};
 use super::run::{CommandRunner, RunStepError, UPPER_DIR, UnfinishedRoot, WORK_DIR};
 use crate::archive::WalkError;
 use crate::attributes::Attributes;
-use crate::convert::{Conversion, ConversionOrder, Convert, ConvertError, Converted, add_missing_places, manifest_of};
+use crate::convert::{Conversion, ConversionOrder, Convert, ConvertError, Converted, add_missing_places, unpublished};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{AddEntryError, ContentReader, ImageWriter, WriteImageError, WrittenImage};
-use crate::manifest::{Manifest, Package, Provenance};
+use crate::manifest::{Package, Provenance, UnpublishedImage};
 use crate::mount_target::{MountTargetProblem, mount_target_problems};
 use crate::path::{ImagePath, ImagePathError};
 use crate::progress::{Cancelled, Phase, Progress, Watch};
@@ -231,7 +231,8 @@ impl Build<'_> {
         if let Some(lock) = self.request.lock {
             lock.check(&packages, &archive)?;
         }
-        let manifest = self.manifest(image, packages, config, mount_plan);
+        let image = self.unpublished(image, packages, config, mount_plan);
+        let manifest = &image.manifest;
         if let Some(problem) = mount_target_problems(&manifest.tree, &manifest.mount_plan).into_iter().next() {
             return Err(problem.into());
         }
@@ -239,24 +240,24 @@ impl Build<'_> {
             expect_time_zone(&manifest.tree, zone)?;
         }
         let packages = manifest.provenance.packages.len();
-        let published = self.store.publish(incoming, manifest, self.now, self.watch)?;
+        let published = self.store.publish(incoming, image, self.now, self.watch)?;
         Ok(Built { published, packages, dropped_attributes })
     }
 
-    fn manifest(
+    fn unpublished(
         &self,
         image: WrittenImage,
         packages: Vec<Package>,
         config: ImageConfig,
         mount_plan: MountPlan,
-    ) -> Manifest {
+    ) -> UnpublishedImage {
         let provenance = Provenance {
             archive: None,
             recipe: Some(self.recipe().digest()),
             source_date_epoch: Some(self.recipe().source_date_epoch),
             packages,
         };
-        manifest_of(self.recipe().id.clone(), image, provenance, config, mount_plan)
+        unpublished(self.recipe().id.clone(), image, provenance, config, mount_plan)
     }
 
     fn add_base(&self, assembly: &mut Assembly, incoming: &Incoming) -> Result<BaseFacts, BuildCause> {
@@ -314,7 +315,8 @@ impl Build<'_> {
         };
         let progress = |progress: Progress| (self.watch.progress)(Progress { phase, ..progress });
         let watch = Watch { progress: &progress, cancelled: self.watch.cancelled };
-        let Converted { manifest, dropped_attributes } = self.request.converter.convert(conversion, watch)?;
+        let converted = self.request.converter.convert(conversion, watch)?;
+        let Converted { image: UnpublishedImage { manifest, .. }, dropped_attributes } = converted;
         self.add_tree(assembly, &manifest.tree, &image)?;
         let (config, mount_plan) = (Some(manifest.config), Some(manifest.mount_plan));
         Ok(BaseFacts { config, mount_plan, packages: Vec::new(), dropped_attributes })

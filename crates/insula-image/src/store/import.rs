@@ -125,12 +125,12 @@ impl Store {
             hand_over: incoming.create_work_file("manifest.cbor")?,
             order,
         };
-        let Converted { mut manifest, dropped_attributes } = request.converter.convert(conversion, watch)?;
+        let Converted { mut image, dropped_attributes } = request.converter.convert(conversion, watch)?;
         if let Some(config) = request.config {
-            manifest.config = config;
+            image.manifest.config = config;
         }
-        let problems = mount_target_problems(&manifest.tree, &manifest.mount_plan);
-        let published = self.publish(incoming, manifest, now, watch)?;
+        let problems = mount_target_problems(&image.manifest.tree, &image.manifest.mount_plan);
+        let published = self.publish(incoming, image, now, watch)?;
         Ok(Imported { published, problems, dropped_attributes })
     }
 }

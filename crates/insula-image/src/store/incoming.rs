@@ -25,10 +25,10 @@ use super::medium::{
     FileState, Immutability, StoreFileError, have_checked, make_immutable, remove_tree, replace_file, sync_dir,
     write_file,
 };
-use super::settle::settle;
+use super::settle::{Settled, settle};
 use super::stage::StageRecord;
 use super::{DEFAULT_FILE, IMAGE_FILE, MANIFEST_FILE, MANIFEST_JSON_FILE, STAGE_FILE, Store};
-use crate::manifest::{Manifest, digest_of};
+use crate::manifest::{Manifest, UnpublishedImage, digest_of};
 use crate::progress::{Cancelled, Watch};
 
 /// Directory of an operation that is published.
@@ -202,8 +202,8 @@ impl Store {
         Ok((dir, file))
     }
 
-    /// Publishes a finished image: its file, written and named by `manifest`, is in `incoming`. The file's digest is
-    /// found here; what the manifest says about it counts for nothing.
+    /// Publishes a finished image, whose file is in `incoming`. The digests of the file and of its contents are found
+    /// here; what the manifest says about them counts for nothing.
     ///
     /// Everything is flushed, read again from the disk and compared before the one rename that makes it visible.
     /// The first version of a name becomes its default.
@@ -214,16 +214,20 @@ impl Store {
     pub fn publish(
         &self,
         incoming: Incoming,
-        mut manifest: Manifest,
+        image: UnpublishedImage,
         now: Timestamp,
         watch: Watch<'_>,
     ) -> Result<Published, PublishError> {
         let id = incoming.id.clone();
-        debug_assert_eq!(manifest.id, id, "the manifest names the version that was begun");
+        debug_assert_eq!(image.manifest.id, id, "the manifest names the version that was begun");
         let failed = |source| PublishError::File { id: id.clone(), source };
         let dir = incoming.image_dir();
-        let sealed = seal_image_file(&dir, &manifest, watch)?;
-        manifest.file.sha256 = sealed.sha256;
+        let sealed = seal_image_file(&dir, &image, watch)?;
+        let mut manifest = image.manifest;
+        manifest.file.sha256 = sealed.digests.sha256;
+        for (inode, sha256) in sealed.digests.contents {
+            manifest.tree.set_digest(inode, sha256);
+        }
         let digest = write_manifest(&dir, &manifest).map_err(failed)?;
         let stage = self.signing.vouch(StageRecord::published(digest, now), &id);
         let path = dir.join(STAGE_FILE);
@@ -289,14 +293,14 @@ fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<Sha256Digest, Store
 
 /// An image file that nobody writes to any more.
 struct Sealed {
-    sha256: Sha256Digest,
+    digests: Settled,
     state: FileState,
     immutability: Immutability,
 }
 
-/// Flushes the image file, compares what the disk holds with the manifest, and closes it for writing.
-fn seal_image_file(dir: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<Sealed, PublishError> {
-    let id = &manifest.id;
+/// Flushes the image file, compares what the disk holds with what was written, and closes it for writing.
+fn seal_image_file(dir: &Path, image: &UnpublishedImage, watch: Watch<'_>) -> Result<Sealed, PublishError> {
+    let Manifest { id, file: expected, .. } = &image.manifest;
     let path = dir.join(IMAGE_FILE);
     let failed = |action: &'static str| {
         let path = path.clone();
@@ -308,13 +312,13 @@ fn seal_image_file(dir: &Path, manifest: &Manifest, watch: Watch<'_>) -> Result<
     };
     let differs = || PublishError::ReadBack { id: id.clone(), file: IMAGE_FILE };
     let file = File::open(&path).map_err(failed("open"))?;
-    if file.metadata().map_err(failed("stat"))?.len() != manifest.file.bytes {
+    if file.metadata().map_err(failed("stat"))?.len() != expected.bytes {
         return Err(differs());
     }
-    let sha256 = settle(&path, &file, manifest, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
+    let digests = settle(&path, &file, image, watch).map_err(failed("read back"))?.ok_or_else(differs)?;
     file.set_permissions(Permissions::from_mode(0o400)).map_err(failed("set the mode of"))?;
     have_checked(&file).map_err(failed("enable fs-verity of"))?;
     let immutability = make_immutable(&file).map_err(failed("set the immutable flag of"))?;
     let state = FileState::of(&file).map_err(failed("stat"))?;
-    Ok(Sealed { sha256, state, immutability })
+    Ok(Sealed { digests, state, immutability })
 }

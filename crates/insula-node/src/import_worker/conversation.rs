@@ -86,6 +86,9 @@ pub(super) enum Word {
         /// Attributes that an image cannot hold.
         #[n(0)]
         dropped_attributes: u64,
+        /// Sum of the image's contents.
+        #[n(1)]
+        contents: u64,
     },
     /// It came to nothing.
     #[n(2)]

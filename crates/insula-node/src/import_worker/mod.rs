@@ -28,6 +28,8 @@ use insula_api::ProblemCode;
 use insula_image::convert::{
     CheckConvertedError, Conversion, Convert, ConvertError, Converted, Refusal, check_converted,
 };
+use insula_image::erofs::ContentsSum;
+use insula_image::manifest::UnpublishedImage;
 use insula_image::progress::{Cancelled, Watch};
 use insula_plan::protocol::channel::{Channel, ReceiveError, SendError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -119,14 +121,15 @@ impl Convert for ImportWorker {
         let heard = tell(&ours, &Order::of(&conversion, self.id), &conversion).and_then(|()| listen(&ours, watch));
         // It has ended before anything that it wrote is looked at.
         let status = worker.end().map_err(WorkerError::Start)?;
-        let dropped_attributes = match heard {
+        let (dropped_attributes, contents) = match heard {
             Err(Silence::Gone) => return Err(WorkerError::Ended(status).into()),
             Err(Silence::Error(error)) => return Err(error),
-            Ok(dropped_attributes) => dropped_attributes,
+            Ok(heard) => heard,
         };
         let bytes = read_all(&mut conversion.hand_over).map_err(WorkerError::HandOver)?;
         let checked = check_converted(&conversion.id, &bytes, &conversion.image, &conversion.order.limits);
-        Ok(Converted { manifest: checked.map_err(WorkerError::Result)?, dropped_attributes })
+        let manifest = checked.map_err(WorkerError::Result)?;
+        Ok(Converted { image: UnpublishedImage { manifest, contents }, dropped_attributes })
     }
 }
 
@@ -179,8 +182,8 @@ fn tell(channel: &Channel, order: &Order, conversion: &Conversion) -> Result<(),
     }
 }
 
-/// Hears the worker out; gives the number of attributes that it dropped.
-fn listen(channel: &Channel, watch: Watch<'_>) -> Result<u64, Silence> {
+/// Hears the worker out; gives the number of attributes that it dropped, and the sum of the contents it wrote.
+fn listen(channel: &Channel, watch: Watch<'_>) -> Result<(u64, ContentsSum), Silence> {
     loop {
         if (watch.cancelled)() {
             return Err(Silence::Error(Cancelled.into()));
@@ -192,7 +195,7 @@ fn listen(channel: &Channel, watch: Watch<'_>) -> Result<u64, Silence> {
         }
         match channel.receive::<Word>(Wait::Never).map(|received| received.message) {
             Ok(Word::Progress(progress)) => (watch.progress)(progress.into()),
-            Ok(Word::Done { dropped_attributes }) => return Ok(dropped_attributes),
+            Ok(Word::Done { dropped_attributes, contents }) => return Ok((dropped_attributes, ContentsSum(contents))),
             Ok(Word::Refused { fault, messages }) => return Err(Silence::Error(refused(fault, messages))),
             Err(ReceiveError::WouldBlock) => {}
             Err(ReceiveError::Closed) => return Err(Silence::Gone),

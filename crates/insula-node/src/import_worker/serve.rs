@@ -28,10 +28,8 @@ pub fn serve_import() -> ExitCode {
     let Ok([source, image, spool, hand_over]) = <[_; 4]>::try_from(fds) else { return ExitCode::FAILURE };
     let files = [source, image, spool, hand_over].map(File::from);
     tell_of_panics(&channel);
-    let word = match work(message, files, &channel) {
-        Ok(dropped_attributes) => Word::Done { dropped_attributes },
-        Err(failure) => Word::Refused { fault: failure.fault, messages: failure.messages },
-    };
+    let refused = |failure: Failure| Word::Refused { fault: failure.fault, messages: failure.messages };
+    let word = work(message, files, &channel).unwrap_or_else(refused);
     // Nobody is left to hear that nobody listens.
     match channel.send(&word, &[], Wait::Forever) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,7 +58,7 @@ impl Failure {
     }
 }
 
-fn work(order: Order, files: [File; 4], channel: &Channel) -> Result<u64, Failure> {
+fn work(order: Order, files: [File; 4], channel: &Channel) -> Result<Word, Failure> {
     let machine = |error: &(dyn std::error::Error + 'static)| Failure::of(Fault::Machine, error);
     rustix::thread::set_name(&std::ffi::CString::new(IMPORT_WORKER).expect("a name of our own"))
         .map_err(|errno| machine(&errno))?;
@@ -79,12 +77,12 @@ fn work(order: Order, files: [File; 4], channel: &Channel) -> Result<u64, Failur
     };
     let watch = Watch { progress: &progress, cancelled: &|| is_unheard.get() };
     let converted = InProcess.convert(conversion, watch).map_err(|error| Failure::of(fault(&error), &error))?;
-    let Converted { manifest, dropped_attributes } = converted;
-    manifest.write_to(&mut hand_over).map_err(|error| {
+    let Converted { image, dropped_attributes } = converted;
+    image.manifest.write_to(&mut hand_over).map_err(|error| {
         let error = ConvertError::Image(WriteImageError::Write(error));
         Failure::of(fault(&error), &error)
     })?;
-    Ok(dropped_attributes)
+    Ok(Word::Done { dropped_attributes, contents: image.contents.0 })
 }
 
 /// Who has to do something about an error.
