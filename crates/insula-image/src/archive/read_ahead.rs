@@ -1,9 +1,9 @@
-//! Reads a file ahead of whoever parses it, in a thread of its own that hashes what it reads.
+//! Reads a file ahead of whoever parses it, and hashes what it reads, each in a thread of its own.
 //!
 //! ```text
-//!  file ──▶ thread: read, hash ──▶ pieces of 256 KiB ──▶ whoever reads this
-//!                 ▲                                        │
-//!                 └──────────── emptied pieces ────────────┘
+//!  file ──▶ read (thread) ──▶ hash (thread) ──▶ pieces of 256 KiB ──▶ whoever reads this
+//!                ▲                                                      │
+//!                └───────────────────── emptied pieces ─────────────────┘
 //! ```
 //!
 //! A digest takes as long as reading, parsing and writing together; in a thread of its own it costs no time while there
@@ -21,7 +21,7 @@ use crate::progress::{Cancelled, Watch};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 256 << 10;
-/// Pieces in use: how far the thread may be ahead.
+/// Pieces in use: how far the threads may be ahead.
 const PIECES: usize = 8;
 
 /// How often somebody who waits for a silent source looks whether to go on.
@@ -41,7 +41,7 @@ struct Piece {
     length: usize,
 }
 
-/// A file that is read ahead. Dropped early, its thread ends with the read that it is in.
+/// A file that is read ahead. Dropped early, its threads end with the read that one is in.
 pub(crate) struct ReadAhead<'caller> {
     watch: Watch<'caller>,
     read: Receiver<io::Result<Piece>>,
@@ -63,23 +63,25 @@ impl<'caller> ReadAhead<'caller> {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started.
+    /// When a thread cannot be started.
     pub(crate) fn start(file: File, watch: Watch<'caller>) -> io::Result<Self> {
-        let (to_reader, read) = sync_channel(PIECES);
-        let (emptied, from_reader) = sync_channel(PIECES);
+        let (to_hasher, to_hash) = sync_channel(PIECES);
+        let (hashed, read) = sync_channel(PIECES);
+        let (emptied, free) = sync_channel(PIECES);
         for _ in 0..PIECES {
             // There is room for all of them.
             let _ = emptied.try_send(vec![0; PIECE_BYTES]);
         }
         let hash = SharedHash::default();
         let fed = hash.clone();
-        let work = move || read_pieces(file, &fed, &from_reader, &to_reader);
-        std::thread::Builder::new().name("archive-reader".to_owned()).spawn(work)?;
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        named("archive-reader").spawn(move || read_pieces(file, &free, &to_hasher))?;
+        named("archive-hasher").spawn(move || hash_pieces(&to_hash, &fed, &hashed))?;
         let piece = Piece { memory: Vec::new(), length: 0 };
         Ok(Self { watch, read, emptied, piece, position: 0, hash, ended: false })
     }
 
-    /// Digest of what the thread has read: of the whole file, once this has ended.
+    /// Digest of what was read so far: of the whole file, once this has ended.
     pub(super) fn hash(&self) -> SharedHash {
         self.hash.clone()
     }
@@ -87,7 +89,7 @@ impl<'caller> ReadAhead<'caller> {
     fn next_piece(&mut self) -> io::Result<()> {
         let emptied = std::mem::replace(&mut self.piece, Piece { memory: Vec::new(), length: 0 });
         if !emptied.memory.is_empty() {
-            // A thread that has ended needs no more.
+            // A reader that has ended needs no more.
             let _ = self.emptied.send(emptied.memory);
         }
         self.position = 0;
@@ -105,24 +107,28 @@ impl<'caller> ReadAhead<'caller> {
     }
 }
 
-/// The thread: ends at the file's end, at an error, or when nobody reads any more.
-fn read_pieces(
-    mut file: File,
-    hash: &SharedHash,
-    emptied: &Receiver<Vec<u8>>,
-    to_reader: &SyncSender<io::Result<Piece>>,
-) {
-    for mut memory in emptied {
+/// The reader's thread: ends at the file's end, at an error, or when nobody reads any more.
+fn read_pieces(mut file: File, free: &Receiver<Vec<u8>>, to_hasher: &SyncSender<io::Result<Piece>>) {
+    for mut memory in free {
         let read = match file.read(&mut memory) {
             Ok(0) => return,
-            Ok(length) => {
-                feed(hash, &memory[..length]);
-                Ok(Piece { memory, length })
-            }
+            Ok(length) => Ok(Piece { memory, length }),
             Err(error) => Err(error),
         };
         let is_last = read.is_err();
-        if to_reader.send(read).is_err() || is_last {
+        if to_hasher.send(read).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The hasher's thread: ends when the reader's does, or when nobody reads any more.
+fn hash_pieces(to_hash: &Receiver<io::Result<Piece>>, hash: &SharedHash, hashed: &SyncSender<io::Result<Piece>>) {
+    for read in to_hash {
+        if let Ok(piece) = &read {
+            feed(hash, &piece.memory[..piece.length]);
+        }
+        if hashed.send(read).is_err() {
             return;
         }
     }
