@@ -93,6 +93,7 @@ struct Reader {
     free: Receiver<Piece>,
     to_hasher: SyncSender<Piece>,
 }
+
 impl Reader {
     /// One whose first piece lies at `offset`, and where its pieces arrive.
     fn new(offset: u64) -> (Self, Receiver<Piece>) {
