@@ -10,11 +10,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use insula_kernel::fs_verity;
-use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
+use memmap2::{Advice, MmapMut};
+use rustix::fs::{OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-/// What going past the cache wants of addresses, offsets and lengths; no disk has larger blocks.
-const ALIGNMENT: usize = 4096;
+/// Of the processors we know. It is a multiple of what going past the cache wants of addresses, at most 4096.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Whether the file system has no such access: some say so only when it is tried, or at a file's odd end.
 fn is_not_direct(error: &io::Error) -> bool {
@@ -28,22 +29,29 @@ fn set_direct(file: &File, direct: bool) -> io::Result<()> {
     Ok(fcntl_setfl(file, flags)?)
 }
 
-/// Memory that begins at a multiple of [`ALIGNMENT`].
-pub(crate) struct AlignedBuffer {
-    memory: Vec<u8>,
+/// Memory for what goes past the cache: of its own pages, in huge ones where the kernel has them. Those are found,
+/// pinned and named to the disk once for two megabytes, the others once for every four kilobytes.
+pub(crate) struct PageBuffer {
+    memory: MmapMut,
     start: usize,
     length: usize,
 }
 
-impl AlignedBuffer {
-    pub(crate) fn new(length: usize) -> Self {
-        let memory = vec![0; length + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Self { memory, start, length }
+impl PageBuffer {
+    /// Zeros. The machine gives memory for what is touched of them.
+    pub(crate) fn new(length: usize) -> io::Result<Self> {
+        let memory = MmapMut::map_anon(length.next_multiple_of(HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES)?;
+        match memory.advise(Advice::HugePage) {
+            // A kernel without them.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {}
+            advised => advised?,
+        }
+        let start = memory.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        Ok(Self { memory, start, length })
     }
 }
 
-impl std::ops::Deref for AlignedBuffer {
+impl std::ops::Deref for PageBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -51,7 +59,7 @@ impl std::ops::Deref for AlignedBuffer {
     }
 }
 
-impl std::ops::DerefMut for AlignedBuffer {
+impl std::ops::DerefMut for PageBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.length]
     }
@@ -68,7 +76,7 @@ impl UncachedReader {
         let file = File::open(path)?;
         if fs_verity::is_enabled(&file)? {
             // Whose pages the kernel checks comes through the cache even if asked for directly.
-            fadvise(&file, 0, None, Advice::DontNeed)?;
+            fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
             return Ok(Self { file, is_direct: false });
         }
         let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
@@ -78,9 +86,9 @@ impl UncachedReader {
         }
     }
 
-    /// Fills an [`AlignedBuffer`], whose length and `offset` are multiples of a block's, as far as the file reaches. How
+    /// Fills a [`PageBuffer`], whose length and `offset` are multiples of a block's, as far as the file reaches. How
     /// many bytes came.
-    pub(crate) fn read_at(&mut self, buffer: &mut AlignedBuffer, offset: u64) -> io::Result<usize> {
+    pub(crate) fn read_at(&mut self, buffer: &mut PageBuffer, offset: u64) -> io::Result<usize> {
         let mut got = 0;
         while got < buffer.len() {
             let next = offset + u64::try_from(got).map_err(io::Error::other)?;
@@ -103,7 +111,7 @@ impl UncachedReader {
             }
         }
         let got = self.file.read_at(buffer, offset)?;
-        fadvise(&self.file, offset, NonZeroU64::new(u64::try_from(got).unwrap_or(0)), Advice::DontNeed)?;
+        fadvise(&self.file, offset, NonZeroU64::new(u64::try_from(got).unwrap_or(0)), rustix::fs::Advice::DontNeed)?;
         Ok(got)
     }
 }
@@ -123,7 +131,7 @@ impl UncachedWriter {
     }
 
     /// Writes the first `length` bytes of `buffer`; that and `offset` are multiples of a block's.
-    pub(crate) fn write_at(&mut self, buffer: &AlignedBuffer, length: usize, offset: u64) -> io::Result<()> {
+    pub(crate) fn write_at(&mut self, buffer: &PageBuffer, length: usize, offset: u64) -> io::Result<()> {
         match self.file.write_all_at(&buffer[..length], offset) {
             Err(error) if self.is_direct && is_not_direct(&error) => {
                 set_direct(&self.file, false)?;
@@ -153,7 +161,7 @@ mod tests {
         // A file system on a disk, and one that has none.
         for dir in ["/var/tmp", "/dev/shm"] {
             let file = tempfile::NamedTempFile::new_in(dir).unwrap();
-            let mut buffer = AlignedBuffer::new(1 << 20);
+            let mut buffer = PageBuffer::new(1 << 20).unwrap();
             buffer.fill(7);
             let mut writer = UncachedWriter::new(file.reopen().unwrap());
             writer.write_at(&buffer, 1 << 20, 0).unwrap();
@@ -173,7 +181,7 @@ mod tests {
     }
 
     fn read_all(mut reader: UncachedReader) -> Vec<u8> {
-        let (mut all, mut buffer) = (Vec::new(), AlignedBuffer::new(1 << 20));
+        let (mut all, mut buffer) = (Vec::new(), PageBuffer::new(1 << 20).unwrap());
         loop {
             match reader.read_at(&mut buffer, u64::try_from(all.len()).unwrap()).unwrap() {
                 0 => return all,
@@ -187,7 +195,7 @@ mod tests {
         let file = tempfile::tempfile_in("/var/tmp").unwrap();
         let mut writer = UncachedWriter::new(file.try_clone().unwrap());
         assert!(writer.is_direct, "/var/tmp is on a disk");
-        writer.write_at(&AlignedBuffer::new(1 << 20), 1 << 20, 0).unwrap();
+        writer.write_at(&PageBuffer::new(1 << 20).unwrap(), 1 << 20, 0).unwrap();
         writer.into_file().unwrap().write_all_at(b"odd", 1 << 20).unwrap();
         match cached_bytes(&file) {
             Ok(bytes) => assert!((1..100_000).contains(&bytes), "{bytes}"),

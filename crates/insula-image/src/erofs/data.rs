@@ -1,7 +1,7 @@
 //! The data region of an image in the making: contents stream in, blocks and their sum come out.
 //!
 //! ```text
-//!  reader ──▶ buffer of 1 MiB: files at block boundaries ──▶ past the cache (thread)
+//!  reader ──▶ buffer of 2 MiB: files at block boundaries ──▶ past the cache (thread)
 //!                    ▲                                             │
 //!                    └────────────── emptied buffers ──────────────┘
 //! ```
@@ -20,13 +20,13 @@ use std::thread::JoinHandle;
 
 use super::contents_sum::{ContentsSum, ContentsSummer};
 use super::{BLOCK_BITS, BLOCK_BYTES, blocks_of};
-use crate::direct::{AlignedBuffer, UncachedWriter};
+use crate::direct::{PageBuffer, UncachedWriter};
 use crate::tree::{ChunkMap, ChunkRun, Placement};
 
 /// Bytes of a buffer.
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 2 << 20;
 /// Buffers in use.
-const BUFFERS: usize = 6;
+const BUFFERS: usize = 4;
 /// Contents are read in pieces of this many bytes, which is also the smallest chunk of a file with holes. A divisor
 /// of every chunk and of the buffer.
 const PIECE_BYTES: usize = 1 << CHUNK_BITS_MIN;
@@ -54,7 +54,7 @@ pub(super) enum ContentError {
 }
 
 struct Buffer {
-    bytes: AlignedBuffer,
+    bytes: PageBuffer,
     filled: usize,
     /// Where in the image it begins: a multiple of the block size.
     offset: u64,
@@ -83,12 +83,12 @@ impl DataWriter {
         let (full_buffers, to_write) = sync_channel(BUFFERS);
         let (written, free_buffers) = sync_channel(BUFFERS);
         for _ in 1..BUFFERS {
-            written.send(Buffer::new()).expect("there is room for all, and its receiver is here");
+            written.send(Buffer::new()?).expect("there is room for all, and its receiver is here");
         }
         let image = UncachedWriter::new(image);
         let work = move || write_buffers(image, &to_write, &written);
         let writer = std::thread::Builder::new().name("image-writer".to_owned()).spawn(work)?;
-        let buffer = Buffer { offset: BLOCK_BYTES, ..Buffer::new() };
+        let buffer = Buffer { offset: BLOCK_BYTES, ..Buffer::new()? };
         Ok(Self { buffer, free_buffers, full_buffers, writer, summer: ContentsSummer::default() })
     }
 
@@ -156,7 +156,7 @@ impl DataWriter {
     }
 
     fn position(&self) -> u64 {
-        self.buffer.offset + u64::try_from(self.buffer.filled).expect("at most 1 MiB")
+        self.buffer.offset + u64::try_from(self.buffer.filled).expect("at most 2 MiB")
     }
 
     /// Fills the last block with zeros.
@@ -197,8 +197,8 @@ impl DataWriter {
 }
 
 impl Buffer {
-    fn new() -> Self {
-        Self { bytes: AlignedBuffer::new(BUFFER_BYTES), filled: 0, offset: 0, written: Ok(()) }
+    fn new() -> io::Result<Self> {
+        Ok(Self { bytes: PageBuffer::new(BUFFER_BYTES)?, filled: 0, offset: 0, written: Ok(()) })
     }
 }
 

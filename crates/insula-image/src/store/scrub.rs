@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::medium::{FileState, StoreFileError, if_readable};
 use super::{CHECKED_FILE, IMAGE_FILE, Store, VerifyError, VerifyReport};
-use crate::direct::{AlignedBuffer, UncachedReader};
+use crate::direct::{PageBuffer, UncachedReader};
 use crate::progress::{Cancelled, Phase, Watch};
 
 /// What reading a version again found.
@@ -77,7 +77,7 @@ impl Store {
 
 fn digest_slowly(path: &Path, bytes: u64, rate: Bytes, watch: Watch<'_>) -> io::Result<Sha256Digest> {
     let mut file = UncachedReader::open(path)?;
-    let mut buffer = AlignedBuffer::new(READ_BYTES);
+    let mut buffer = PageBuffer::new(READ_BYTES)?;
     let began = Instant::now();
     let mut hash = Sha256::new();
     let mut offset = 0;

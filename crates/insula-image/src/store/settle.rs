@@ -24,14 +24,14 @@ use insula_model::Sha256Digest;
 use sha2::{Digest, Sha256};
 
 use super::medium::drop_cache;
-use crate::direct::{AlignedBuffer, UncachedReader};
+use crate::direct::{PageBuffer, UncachedReader};
 use crate::erofs::{ContentDigest, StreamDigests};
 use crate::manifest::UnpublishedImage;
 use crate::progress::{Phase, Watch};
 
 /// Bytes of a piece, and how far the next one of the same reader is from its beginning.
-const PIECE_BYTES: usize = 1 << 20;
-const STEP: u64 = 2 << 20;
+const PIECE_BYTES: usize = 2 << 20;
+const STEP: u64 = 4 << 20;
 /// Pieces of each reader: one that is read, one in a thread, one between.
 const PIECES: usize = 3;
 /// How often somebody who waits for a piece looks whether to go on.
@@ -48,7 +48,7 @@ pub(super) struct Settled {
 
 /// Bytes that came from the disk.
 struct Piece {
-    memory: AlignedBuffer,
+    memory: PageBuffer,
     length: usize,
     /// Where it goes when it is emptied: to its reader.
     home: SyncSender<Piece>,
@@ -70,7 +70,7 @@ pub(super) fn settle(
     let bytes = manifest.file.bytes;
     let mut digests = StreamDigests::new(&manifest.tree, &manifest.file, image.contents, &given_up);
     let (to_digester, hashed) = sync_channel(2 * PIECES);
-    let [(own, first), (other, second)] = [0, STEP / 2].map(Reader::new);
+    let ((own, first), (other, second)) = (Reader::new(0)?, Reader::new(STEP / 2)?);
     let (came, sha256) = std::thread::scope(|scope| {
         let hashing = scope.spawn(move || hash_pieces(&[first, second], &to_digester));
         let digesting = scope.spawn(|| digest_pieces(&mut digests, hashed));
@@ -96,14 +96,14 @@ struct Reader {
 
 impl Reader {
     /// One whose first piece lies at `offset`, and where its pieces arrive.
-    fn new(offset: u64) -> (Self, Receiver<Piece>) {
+    fn new(offset: u64) -> io::Result<(Self, Receiver<Piece>)> {
         let (to_hasher, read) = sync_channel(PIECES);
         let (home, free) = sync_channel(PIECES);
         for _ in 0..PIECES {
             // There is room for all of them.
-            let _ = home.try_send(Piece { memory: AlignedBuffer::new(PIECE_BYTES), length: 0, home: home.clone() });
+            let _ = home.try_send(Piece { memory: PageBuffer::new(PIECE_BYTES)?, length: 0, home: home.clone() });
         }
-        (Self { offset, free, to_hasher }, read)
+        Ok((Self { offset, free, to_hasher }, read))
     }
 
     /// Reads its pieces of the file's first `bytes` bytes. Before each `look` is asked whether to go on. When somebody
