@@ -49,7 +49,7 @@ pub const IMAGE_KEYS: &str = "/v1/images/keys";
 /// Removes versions that nobody needs: `POST`.
 pub const IMAGE_GC: &str = "/v1/images/gc";
 
-/// The default version of a name: `PUT`.
+/// The default version of a name: `GET` shows it, `PUT` chooses another.
 #[must_use]
 pub fn image_default(name: &str) -> String {
     format!("{IMAGES}/{name}/default")

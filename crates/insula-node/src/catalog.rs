@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use insula_api::{ImageView, Problem, ProblemCode};
-use insula_model::{ContainerSpec, HealthCheck, ImageConfig, ImageId, ImageName, ImageRef, InitKind, Signal};
+use insula_model::{ContainerSpec, HealthCheck, ImageConfig, ImageId, ImageName, ImageRef, InitKind, Signal, near};
 
 /// Whether an unknown version may fall back to the default one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,18 @@ impl Catalog {
         self.index().images.get(image).cloned().ok_or_else(|| self.unknown(&image.clone().into()))
     }
 
-    /// The version that `asked` means.
+    /// The version that a bare name means, damaged or not: who looks at it wants to know.
+    ///
+    /// # Errors
+    ///
+    /// Not found.
+    pub(crate) fn default_of(&self, name: &ImageName) -> Result<Arc<ImageView>, Problem> {
+        let index = self.index();
+        let view = index.defaults.get(name).and_then(|image| index.images.get(image));
+        view.cloned().ok_or_else(|| self.unknown(&ImageRef { name: name.clone(), version: None }))
+    }
+
+    /// The version that `asked` means, if containers may start from it.
     ///
     /// # Errors
     ///
@@ -106,7 +117,9 @@ impl Catalog {
             .collect();
         let problem = Problem::new(ProblemCode::NotFound, format!("image {asked} does not exist"));
         if versions.is_empty() {
-            problem.with_remedy("`insula image list` shows what exists; `insula image import` adds one")
+            let meant = near(asked.name.as_str(), index.images.keys().map(|image| image.name.as_str()));
+            let meant = meant.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
+            problem.with_remedy(format!("{meant}`insula image list` shows what exists; `insula image import` adds one"))
         } else {
             problem.with_remedy(format!("versions of {} here: {}", asked.name, versions.join(", ")))
         }

@@ -11,7 +11,7 @@ use insula_api::{
     BuildImage, DefaultImage, DiffQuery, ExportImage, ImageDiff, ImageKeys, ImageLock, ImageUsage, ImageView,
     ImportImage, Operation, OperationKind, Problem, ProblemCode,
 };
-use insula_model::ImageId;
+use insula_model::{ImageId, ImageName};
 use insula_plan::protocol::launcher::ImageKey;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -46,7 +46,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(lock))
         .routes(routes!(usage))
         .routes(routes!(diff))
-        .routes(routes!(set_default))
+        .routes(routes!(show_default, set_default))
         .routes(routes!(gc))
 }
 
@@ -318,6 +318,17 @@ pub(super) async fn sign(State(context): Shared, Path((name, version)): Path<(St
     responses((status = 200, description = "By stage, the node's own first", body = ImageKeys)))]
 pub(super) async fn keys(State(context): Shared) -> Answered<ImageKeys> {
     Ok(Json(context.images.keys()))
+}
+
+/// Shows the version that a bare name means, also when it is damaged.
+#[utoipa::path(get, path = "/v1/images/{name}/default", tag = "images",
+    params(("name" = String, Path)), responses(
+    (status = 200, description = "The default version", body = ImageView),
+    (status = 404, description = "No such image", body = Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn show_default(State(context): Shared, Path(name): Path<String>) -> Answered<ImageView> {
+    let name = ImageName::new(name).map_err(|error| Problem::from_chain(ProblemCode::Invalid, &error))?;
+    Ok(Json(with_users(&context, &*context.catalog.default_of(&name)?)))
 }
 
 /// Makes a version the one that its bare name means.

@@ -471,7 +471,12 @@ async fn an_image_goes_from_import_through_test_to_production_and_away() {
     assert_eq!(verified["result"]["intact"], true, "{verified}");
     let diff = node.ok("GET", "/v1/images/tiny/1/diff?to=tiny@2", Value::Null).await;
     assert_eq!(diff["changes"][0]["path"], "/greeting", "{diff}");
+    assert_eq!(node.ok("GET", "/v1/images/tiny/default", Value::Null).await["image"], "tiny@1");
     node.ok("PUT", "/v1/images/tiny/default", json!({ "version": "2" })).await;
+    assert_eq!(node.ok("GET", "/v1/images/tiny/default", Value::Null).await["image"], "tiny@2");
+    let unknown = node.refused("GET", "/v1/images/tinny/default", Value::Null).await;
+    assert_eq!((unknown.code, &*unknown.detail), (ProblemCode::NotFound, "image tinny does not exist"));
+    assert!(unknown.remedy.unwrap().starts_with("did you mean `tiny`?"));
     node.ok("POST", "/v1/containers", json!({ "name": "a", "spec": { "image": "tiny@1" } })).await;
     let problem = node.refused("DELETE", "/v1/images/tiny/1", Value::Null).await;
     assert!(problem.detail.contains("needed by a"), "{}", problem.detail);

@@ -13,7 +13,7 @@ pub enum ImageCommand {
     /// Make an image from a recipe
     Build(RecipeArgs),
     /// Print the packages of an image as a lock, which a later build can be held to
-    Lock(ImageIdArgs),
+    Lock(ImageRefArgs),
     /// Images
     #[command(visible_alias = "ls")]
     List(ImageListArgs),
@@ -21,9 +21,9 @@ pub enum ImageCommand {
     #[command(visible_alias = "inspect")]
     Show(ImageRefsArgs),
     /// Check every byte of an image
-    Verify(ImageIdArgs),
+    Verify(ImageRefArgs),
     /// Run an image's own checks in a container; without any its command, or a shell
-    Test(ImageIdArgs),
+    Test(ImageRefArgs),
     /// Let a tested image into production
     Promote(ImageIdArgs),
     /// Vouch for an image with this node's key, after a check of every byte
@@ -38,7 +38,7 @@ pub enum ImageCommand {
     Usage(ImageListArgs),
     /// Remove image versions that no container needs
     #[command(visible_alias = "rm")]
-    Remove(ImageRefsArgs),
+    Remove(ImageIdsArgs),
     /// Remove what nothing refers to
     Gc,
     /// Write an image to a file or directory
@@ -78,9 +78,25 @@ pub struct ImageListArgs {
     pub images: Vec<ImageRef>,
 }
 
-/// One or more images.
+/// One or more images to look at.
 #[derive(Debug, Args)]
 pub struct ImageRefsArgs {
+    /// Images; without version their default versions
+    #[arg(value_name = "NAME[@VERSION]", required = true)]
+    pub images: Vec<ImageRef>,
+}
+
+/// One image to look at.
+#[derive(Debug, Args)]
+pub struct ImageRefArgs {
+    /// Image; without version its default version
+    #[arg(value_name = "NAME[@VERSION]")]
+    pub image: ImageRef,
+}
+
+/// One or more image versions.
+#[derive(Debug, Args)]
+pub struct ImageIdsArgs {
     /// Image versions
     #[arg(value_name = "NAME@VERSION", required = true)]
     pub images: Vec<ImageId>,
@@ -122,9 +138,9 @@ pub struct ExportArgs {
     /// Form; by default what the path looks like: a directory, or an archive named .tar, .tar.gz or .tar.zst
     #[arg(long = "as", value_enum, value_name = "FORM")]
     pub form: Option<ExportAs>,
-    /// Image version
-    #[arg(value_name = "NAME@VERSION")]
-    pub image: ImageId,
+    /// Image; without version its default version
+    #[arg(value_name = "NAME[@VERSION]")]
+    pub image: ImageRef,
     /// File or directory to write; - writes standard output
     #[arg(value_name = "PATH")]
     pub path: PathBuf,

@@ -20,8 +20,8 @@ pub use container::{
 };
 pub use detach_keys::DetachKeys;
 pub use image::{
-    DiffArgs, ExportArgs, ExportAs, ImageCommand, ImageDefaultArgs, ImageIdArgs, ImageListArgs, ImageRefsArgs,
-    ImportArgs, RecipeArgs,
+    DiffArgs, ExportArgs, ExportAs, ImageCommand, ImageDefaultArgs, ImageIdArgs, ImageIdsArgs, ImageListArgs,
+    ImageRefArgs, ImageRefsArgs, ImportArgs, RecipeArgs,
 };
 pub use run::{
     CreateArgs, EnvArgs, HealthArgs, InitArg, IsolationArgs, LimitArgs, MountArgs, NetworkArg, NetworkArgs, RootArg,

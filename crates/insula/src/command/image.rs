@@ -17,8 +17,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{Session, absolute, each, image_signature, operation};
 use crate::args::{
-    DiffArgs, ExportArgs, ImageCommand, ImageDefaultArgs, ImageIdArgs, ImageListArgs, ImageRefsArgs, ImportArgs,
-    RecipeArgs,
+    DiffArgs, ExportArgs, ImageCommand, ImageDefaultArgs, ImageIdArgs, ImageIdsArgs, ImageListArgs, ImageRefArgs,
+    ImageRefsArgs, ImportArgs, RecipeArgs,
 };
 use crate::client::{ClientError, with_query};
 use crate::failure::Failure;
@@ -147,6 +147,16 @@ pub(super) async fn view(session: &mut Session, image: &ImageId) -> Result<Image
     Ok(session.client.get(&paths::image(image.name.as_str(), image.version.as_str())).await?)
 }
 
+/// The version that `image` means: its own, else the default one of its name.
+async fn meant(session: &mut Session, image: &ImageRef) -> Result<ImageId, Failure> {
+    let name = image.name.clone();
+    if let Some(version) = image.version.clone() {
+        return Ok(ImageId { name, version });
+    }
+    let view: ImageView = session.client.get(&paths::image_default(name.as_str())).await?;
+    Ok(view.image)
+}
+
 async fn build(session: &mut Session, args: RecipeArgs) -> Result<u8, Failure> {
     let path = absolute(&args.recipe)?;
     let recipe = text_file::read(&args.recipe, RECIPE_BYTES_MAX)?;
@@ -171,8 +181,9 @@ fn named(error: ClientError, recipe: &Path) -> ClientError {
     }
 }
 
-async fn lock(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
-    let lock: ImageLock = session.client.get(&verb_path(&args.image, "lock")).await?;
+async fn lock(session: &mut Session, args: ImageRefArgs) -> Result<u8, Failure> {
+    let image = meant(session, &args.image).await?;
+    let lock: ImageLock = session.client.get(&verb_path(&image, "lock")).await?;
     if session.printer.is_for_people() {
         print(&lock.lock)?;
     } else {
@@ -232,7 +243,8 @@ pub(super) fn stage(stage: Stage) -> &'static str {
 async fn show(session: &mut Session, args: ImageRefsArgs) -> Result<u8, Failure> {
     let mut found = Vec::new();
     for image in &args.images {
-        found.push(view(session, image).await?);
+        let image = meant(session, image).await?;
+        found.push(view(session, &image).await?);
     }
     let mut table = Table::new(["FIELD", "VALUE"]);
     found.iter().for_each(|view| details(&mut table, view));
@@ -269,8 +281,9 @@ fn details(table: &mut Table, view: &ImageView) {
     row("used by", Cell::from(view.used_by.join(" ")));
 }
 
-async fn verify(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
-    let report: VerifyReport = post_for(session, &verb_path(&args.image, "verify")).await?;
+async fn verify(session: &mut Session, args: ImageRefArgs) -> Result<u8, Failure> {
+    let image = meant(session, &args.image).await?;
+    let report: VerifyReport = post_for(session, &verb_path(&image, "verify")).await?;
     let mut table = Table::new(["IMAGE", "INTACT", "READ", "DAMAGED", "SIGNATURE"]);
     table.push([
         Cell::from(report.image.to_string()),
@@ -295,8 +308,9 @@ async fn verify(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure>
     })
 }
 
-async fn test(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
-    let report: TestReport = post_for(session, &verb_path(&args.image, "test")).await?;
+async fn test(session: &mut Session, args: ImageRefArgs) -> Result<u8, Failure> {
+    let image = meant(session, &args.image).await?;
+    let report: TestReport = post_for(session, &verb_path(&image, "test")).await?;
     let mut table = Table::new(["CHECK"]);
     report.checks.iter().for_each(|check| table.push([Cell::from(check.as_str())]));
     session.printer.value(&report, &table)?;
@@ -304,7 +318,7 @@ async fn test(session: &mut Session, args: ImageIdArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     Err(Failure::Negative {
-        finding: format!("image {} did not pass its checks", args.image),
+        finding: format!("image {image} did not pass its checks"),
         remedy: Some("mend the recipe and build another version; this one cannot be promoted".to_owned()),
     })
 }
@@ -364,7 +378,7 @@ fn bytes_or_none(bytes: Option<u64>) -> Cell {
     bytes.map_or_else(|| Cell::two("-", ""), |bytes| Cell::two(size(bytes), bytes.to_string()))
 }
 
-async fn remove(session: &Session, args: ImageRefsArgs) -> Result<u8, Failure> {
+async fn remove(session: &Session, args: ImageIdsArgs) -> Result<u8, Failure> {
     let names: Vec<String> = args.images.iter().map(ToString::to_string).collect();
     let work = |name: String| async move {
         // It was parsed once already.
@@ -389,7 +403,8 @@ async fn gc(session: &mut Session) -> Result<u8, Failure> {
 
 async fn export(session: &mut Session, args: ExportArgs) -> Result<u8, Failure> {
     let format = args.form.map_or_else(|| guessed_format(&args.path), |form| Ok(form.into()))?;
-    let path = verb_path(&args.image, "export");
+    let image = meant(session, &args.image).await?;
+    let path = verb_path(&image, "export");
     let request = ExportImage { format, path: None };
     if args.path == Path::new("-") {
         let out = own(std::io::stdout().as_fd(), &args.path)?;

@@ -80,3 +80,29 @@ fn live_a_time_zone_that_the_image_lacks_is_refused_and_the_nearest_named() {
     node.import_busybox();
     node.ok(["run", "--rm", "--timezone", "Europe/Roma", "busybox", "true"]);
 }
+
+#[test]
+fn live_a_bare_name_is_the_default_version_for_who_looks_and_too_little_for_who_changes() {
+    let node = Node::start();
+    node.import_busybox();
+    let archive = node.directory().join("root.tar");
+    let archive = archive.to_str().unwrap();
+    node.ok(["image", "export", "busybox", archive]);
+    node.ok(["image", "import", "busybox@2", archive]);
+    assert_eq!(node.json(["image", "show", "busybox"])["image"], "busybox@1");
+    assert_eq!(node.json(["image", "verify", "busybox"])["image"], "busybox@1");
+    node.ok(["image", "default", "busybox", "2"]);
+    assert_eq!(node.json(["image", "show", "busybox"])["image"], "busybox@2");
+    assert_eq!(node.json(["image", "test", "busybox"])["passed"], true);
+    assert!(node.json(["image", "show", "busybox@1"])["test"].is_null());
+    node.ok(["image", "promote", "busybox@2"]);
+    for verb in ["show", "verify", "test", "lock"] {
+        let refused = node.fails(3, ["image", verb, "busibox"]);
+        assert!(refused.contains("image busibox does not exist"), "{refused}");
+        assert!(refused.contains("did you mean `busybox`?") && refused.contains("insula image list"), "{refused}");
+    }
+    for verb in ["remove", "promote", "sign"] {
+        let refused = node.fails(2, ["image", verb, "busybox"]);
+        assert!(refused.contains("image `busybox` names no version; write busybox@VERSION"), "{refused}");
+    }
+}
