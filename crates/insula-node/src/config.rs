@@ -16,6 +16,7 @@ use serde::Deserialize;
 pub use images::ImagesConfig;
 
 use crate::rights::{TemplateConfigError, read_templates};
+use crate::socket_group::SocketGroup;
 
 /// Where the configuration is read from when nothing else is said.
 pub const CONFIG_PATH: &str = "/etc/insula/node.toml";
@@ -34,7 +35,7 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ("state_dir", "\"/var/lib/insula\"", "Images, intent and persistent data; survives a reboot."),
     ("run_dir", "\"/run/insula\"", "Sockets and facts; must be a tmpfs."),
     ("socket", "\"<run_dir>/insula.sock\"", "The API's unix socket."),
-    ("socket_group", "\"insula\"", "Group that may use the socket, if it exists. Membership equals root."),
+    ("socket_group", "\"insula\"", "Group that may use the socket; must exist when named. Membership equals root."),
     ("claims_dir", "\"/run/insula-claims\"", "Where the nodes of one machine claim ids and subnets; the same for all."),
     ("log", "\"info\"", "What is logged: error, warn, info, debug or trace, or a filter such as insula_node=debug."),
     ("ids.first", "1879048192", "First host id that containers may be given; a multiple of 65536."),
@@ -48,11 +49,7 @@ pub const OPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("network.mtu", "1500", "Largest packet of a container's link, in bytes."),
     ("network.published_only", "false", "Whether only published ports are reached from outside the machine."),
-    (
-        "network.names",
-        "true",
-        "Whether the node answers its containers when they ask for names, each other's among them.",
-    ),
+    ("network.names", "true", "Whether the node answers its containers when they ask for names, each other's too."),
     (
         "network.resolvers",
         "[]",
@@ -146,7 +143,7 @@ pub struct Config {
     /// The API's socket.
     pub socket: PathBuf,
     /// Group of the socket.
-    pub socket_group: String,
+    pub socket_group: SocketGroup,
     /// Where nodes of this machine claim things from each other.
     pub claims_dir: PathBuf,
     /// Log filter.
@@ -485,7 +482,7 @@ impl Config {
             state_dir: overrides.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/insula".into()),
             socket: overrides.socket.or(file.socket).unwrap_or_else(|| run_dir.join("insula.sock")),
             run_dir,
-            socket_group: file.socket_group.unwrap_or_else(|| "insula".to_owned()),
+            socket_group: SocketGroup::of(file.socket_group, path),
             claims_dir: file.claims_dir.unwrap_or_else(|| "/run/insula-claims".into()),
             log: file.log.unwrap_or_else(|| "info".to_owned()),
             ids: file.ids,

@@ -28,6 +28,7 @@ use crate::images::Images;
 use crate::name_service::{self, NameChanges};
 use crate::notify::notify;
 use crate::operations::Operations;
+use crate::socket_group::MissingGroupError;
 use crate::store::{OpenStoreError, Store};
 
 /// Pause between two looks for tokens that were never used.
@@ -52,6 +53,9 @@ pub enum RunError {
     /// Another daemon has the state or run directory.
     #[error(transparent)]
     Lock(#[from] LockStateError),
+    /// The group of the sockets.
+    #[error(transparent)]
+    Group(#[from] MissingGroupError),
     /// The store of intent.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -78,6 +82,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     if !rustix::process::geteuid().is_root() {
         return Err(RunError::NotRoot);
     }
+    // Asked for again where it is used; here, before anything was made.
+    config.socket_group.id()?;
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log).unwrap_or_else(|_| "info".into());
     // Whoever runs the node as a part of something else may have its own.
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -198,8 +204,9 @@ fn listen(context: &Context) -> Result<Listeners, RunError> {
     let wrap = |path: PathBuf| move |source| RunError::File { what: "socket", path, source };
     let attach_path = config.attach_socket();
     let attach = attach::server::listen(&attach_path).map_err(wrap(attach_path.clone()))?;
-    api::open_to_group(&attach_path, &config.socket_group).map_err(wrap(attach_path))?;
-    let api = api::bind(&config.socket, &config.socket_group).map_err(wrap(config.socket.clone()))?;
+    let group = config.socket_group.id()?;
+    api::open_to_group(&attach_path, group).map_err(wrap(attach_path))?;
+    let api = api::bind(&config.socket, group).map_err(wrap(config.socket.clone()))?;
     Ok(Listeners { api, attach })
 }
 

@@ -42,6 +42,7 @@ mod operations;
 mod rights;
 mod room;
 mod settings;
+mod socket_group;
 mod store;
 mod trial;
 mod tune;

@@ -9,6 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::fs::Gid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -20,12 +21,12 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// Time a client has to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the socket at `path`, mode 0660, group `group` if it exists. A stale socket is replaced.
+/// Makes the socket at `path`, mode 0660, group `group` if there is one. A stale socket is replaced.
 ///
 /// # Errors
 ///
 /// The file system's.
-pub(crate) fn bind(path: &Path, group: &str) -> std::io::Result<UnixListener> {
+pub(crate) fn bind(path: &Path, group: Option<Gid>) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -42,22 +43,16 @@ pub(crate) fn bind(path: &Path, group: &str) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Gives a socket file mode 0660 and the group `group`, if it exists.
+/// Gives a socket file mode 0660 and the group `group`, if there is one.
 ///
 /// # Errors
 ///
 /// The file system's.
-pub(crate) fn open_to_group(path: &Path, group: &str) -> std::io::Result<()> {
-    if let Some(gid) = group_id(group) {
-        std::os::unix::fs::chown(path, None, Some(gid))?;
+pub(crate) fn open_to_group(path: &Path, group: Option<Gid>) -> std::io::Result<()> {
+    if group.is_some() {
+        rustix::fs::chown(path, None, group)?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-}
-
-fn group_id(group: &str) -> Option<u32> {
-    let text = std::fs::read_to_string("/etc/group").ok()?;
-    let line = text.lines().find(|line| line.split(':').next() == Some(group))?;
-    line.split(':').nth(2)?.parse().ok()
 }
 
 /// Accepts connections until the task is dropped.
