@@ -117,15 +117,32 @@ fn live_a_killed_worker_fails_its_import_by_name_and_leaves_nothing() {
 }
 
 #[test]
-fn live_an_import_that_waits_for_its_source_is_cancelled() {
+fn live_an_import_that_waits_for_its_source_is_cancelled_by_what_asks_its_client_to_end() {
     let node = Node::start();
-    let slow = Slow::begin(&node);
-    let worker = worker(&node);
-    kill_process(Pid::from_child(&slow.client), Signal::INT).unwrap();
-    eventually("the worker is gone", || status(&worker).is_empty().then_some(()));
-    let said = slow.end();
-    assert!(said.stderr.contains("cancelled"), "{}", said.stderr);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let slow = Slow::begin(&node);
+        let worker = worker(&node);
+        kill_process(Pid::from_child(&slow.client), signal).unwrap();
+        eventually("the worker is gone", || status(&worker).is_empty().then_some(()));
+        let said = slow.end();
+        assert!(said.stderr.contains("cancelled"), "{signal:?}: {}", said.stderr);
+    }
     assert_untouched(&node);
+}
+
+#[test]
+fn live_an_import_goes_on_when_its_client_is_killed_without_a_word() {
+    let node = Node::start();
+    let Slow { mut client, mut source } = Slow::begin(&node);
+    worker(&node);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    source.write_all(&archive()[4096..]).unwrap();
+    drop(source);
+    eventually("the image is there", || {
+        let images = node.json(["image", "list"]);
+        images.as_array().unwrap().iter().any(|image| image["image"] == "slow@1").then_some(())
+    });
 }
 
 #[test]

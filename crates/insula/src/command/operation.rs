@@ -7,7 +7,7 @@ use hyper::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use insula_api::{Operation, OperationProgress, OperationState, Problem, ProblemCode};
 use serde::de::DeserializeOwned;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Session;
 use crate::client::{Client, ClientError, with_query};
@@ -46,8 +46,7 @@ pub(super) async fn finish<T: DeserializeOwned>(session: &mut Session, operation
 }
 
 async fn watch(session: &mut Session, mut operation: Operation, progress: &Progress) -> Result<Operation, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Runtime)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Runtime)?;
+    let mut end = EndSignals::listen().map_err(Failure::Runtime)?;
     let id = operation.id.to_string();
     let wait = insula_api::paths::operation_wait(&id);
     let (mut cancelled, mut asked) = (false, false);
@@ -59,8 +58,7 @@ async fn watch(session: &mut Session, mut operation: Operation, progress: &Progr
         let path = with_query(&wait, &query);
         tokio::select! {
             changed = session.client.get::<Operation>(&path) => operation = changed?,
-            _ = interrupt.recv(), if !cancelled => cancelled = true,
-            _ = terminate.recv(), if !cancelled => cancelled = true,
+            () = end.asked(), if !cancelled => cancelled = true,
         }
         if cancelled && !asked {
             asked = true;
@@ -72,6 +70,48 @@ async fn watch(session: &mut Session, mut operation: Operation, progress: &Progr
     }
     progress.output(&operation, &mut seen);
     Ok(operation)
+}
+
+/// What asks this program to end: Ctrl-C, `kill`, or a terminal that is closed.
+#[derive(Debug)]
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// `None`: whoever started us had us ignore it, as `nohup` does so that work goes on without a terminal.
+    hangup: Option<Signal>,
+}
+
+impl EndSignals {
+    fn listen() -> std::io::Result<Self> {
+        // Asked before anything of ours is set up, which would be what is found.
+        let hangup_ignored = ignores(&std::fs::read_to_string("/proc/self/status")?, SignalKind::hangup());
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: if hangup_ignored { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    /// Returns when the next one comes.
+    async fn asked(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
+        }
+    }
+}
+
+/// Whether a process with this `/proc/PID/status` ignores a signal.
+fn ignores(status: &str, kind: SignalKind) -> bool {
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
 async fn cancel(client: &mut Client, id: &str) -> Result<Operation, Failure> {
@@ -178,6 +218,15 @@ mod tests {
         {
             assert!(ProgressStyle::with_template(template(&progress(phase, done, total))).is_ok());
         }
+    }
+
+    #[test]
+    fn an_ignored_signal_is_seen_in_the_status() {
+        let status = |mask: &str| format!("Name:\tinsula\nSigBlk:\tffffffffffffffff\nSigIgn:\t{mask}\nSigCgt:\t3\n");
+        assert!(ignores(&status("0000000000001001"), SignalKind::hangup()));
+        assert!(!ignores(&status("0000000000001000"), SignalKind::hangup()));
+        assert!(ignores(&status("0000000000004000"), SignalKind::terminate()));
+        assert!(!ignores("Name:\tinsula\n", SignalKind::hangup()));
     }
 
     #[test]
