@@ -272,8 +272,9 @@ pub struct ExecArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// Keys that leave the terminal; the command is hung up, as by a window that is closed
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    /// Keys that leave the terminal and hang the command up, as a window does that is closed; none unless they are named
+    /// here, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", default_value = "", hide_default_value = true)]
     pub detach_keys: DetachKeys,
     /// Container, by name or id
     #[arg(value_name = "NAME")]

@@ -17,17 +17,16 @@ pub struct ParseDetachKeysError {
 }
 
 impl DetachKeys {
+    /// The empty sequence: every key is for what runs.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// The bytes that a terminal sends for them.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
-    }
-}
-
-impl Default for DetachKeys {
-    /// Control-P, control-Q.
-    fn default() -> Self {
-        Self(vec![0x10, 0x11])
     }
 }
 
@@ -37,7 +36,7 @@ impl FromStr for DetachKeys {
     fn from_str(given: &str) -> Result<Self, Self::Err> {
         let wrong = || ParseDetachKeysError { given: given.to_owned() };
         if given.is_empty() {
-            return Ok(Self(Vec::new()));
+            return Ok(Self::none());
         }
         let keys: Option<Vec<u8>> = given.split(',').map(key).collect();
         match keys {

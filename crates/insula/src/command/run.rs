@@ -116,7 +116,8 @@ pub(super) async fn exec(session: &mut Session, args: ExecArgs) -> Result<u8, Fa
 
 /// `shell`
 pub(super) async fn shell(session: &mut Session, args: ShellArgs) -> Result<u8, Failure> {
-    let keys = DetachKeys::default();
+    // To leave a shell is to hang it up, which nobody means by a key; and ctrl-p is its own.
+    let keys = DetachKeys::none();
     let mut refused = None;
     for shell in SHELLS {
         let request = ExecRequest {

@@ -77,6 +77,25 @@ fn live_the_detach_keys_leave_the_container_running() {
 }
 
 #[test]
+fn live_no_key_hangs_a_further_command_up_unless_it_was_named() {
+    let node = Node::start();
+    node.import_busybox();
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    let script = "echo ready; read line; echo got it; exit 5";
+    let mut screen = Screen::open(&node.insula(["exec", "-it", "c", "sh", "-c", script]));
+    screen.expect("ready");
+    screen.send(b"\x10\x11x\r");
+    assert_eq!(screen.code(), Some(5), "{}", screen.text());
+    screen.expect("got it");
+    let keys = ["exec", "-it", "--detach-keys", "ctrl-p,ctrl-q", "c", "sh", "-c", script];
+    let mut screen = Screen::open(&node.insula(keys));
+    screen.expect("ready");
+    screen.send(b"\x10\x11");
+    assert_eq!(screen.code(), Some(0), "{}", screen.text());
+    screen.expect("hung up");
+}
+
+#[test]
 fn live_a_shell_is_found_and_used() {
     let node = Node::start();
     node.import_busybox();
