@@ -143,6 +143,10 @@ fn live_a30_data_are_bounded_by_their_size_and_df_shows_it() {
     node.ok(create);
     let (size, free) = disk_free(&node, "c", "/data");
     assert!(size <= 32 << 20 && size > 20 << 20 && free < size, "{size} {free}");
+    let df = node.ok(["exec", "c", "df", "-P", "/data"]).stdout;
+    assert_eq!(df.lines().last().unwrap().split_whitespace().next(), Some("data"), "{df}");
+    let mounts = node.ok(["exec", "c", "cat", "/proc/self/mounts"]).stdout;
+    assert!(mounts.lines().any(|line| line.starts_with("data /data ext4 ")), "{mounts}");
     node.ok(["exec", "c", "sh", "-c", "echo words >/data/kept; test -d /data/service; test ! -e /data/lost+found"]);
     let said = node.fails(1, ["exec", "c", "dd", "if=/dev/zero", "of=/data/fill", "bs=1048576", "count=64"]);
     assert!(said.contains("No space left on device"), "{said}");
