@@ -7,8 +7,9 @@ use insula_model::Bytes;
 /// Part of a long operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// A base system is being made by the distribution's tools; how far is not known.
-    Bootstrap,
+    /// A base system is being made by the distribution's tools; they say what they do, not how far they are. Counts
+    /// bytes read of the archive, which come at its end.
+    Bootstrap(BootstrapStep),
     /// Foreign bytes are read and the image is written. Counts bytes read.
     Import,
     /// A recipe's commands run. Counts commands.
@@ -17,6 +18,27 @@ pub enum Phase {
     Verify,
     /// An image is written out. Counts bytes of content.
     Export,
+}
+
+/// What the tools that make a base system do. It is told apart by what they write, and none of that is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BootstrapStep {
+    /// They have not said yet.
+    Begin,
+    /// The archive's lists of packages are fetched.
+    Lists,
+    /// Packages are fetched.
+    Download,
+    /// The first packages are unpacked.
+    Extract,
+    /// The packages that all others need are installed.
+    Essential,
+    /// All others are installed.
+    Install,
+    /// What only the making needed is removed.
+    Clean,
+    /// The root is packed into an archive.
+    Pack,
 }
 
 /// How far an operation is.

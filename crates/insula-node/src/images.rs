@@ -17,7 +17,7 @@ use insula_image::convert::{Convert, ConvertError};
 use insula_image::diff::{self, PathChangeKind};
 use insula_image::manifest::Manifest;
 use insula_image::oci::LayerCompression;
-use insula_image::progress::{self, Phase, Watch};
+use insula_image::progress::{self, BootstrapStep, Phase, Watch};
 use insula_image::recipe::{BuildRequest, CommandRunner, PackageLock, Recipe};
 use insula_image::store::{
     self, ChangeImageError, ExportCause, ExportError, ImageSummary, ImportCause, ImportError, ImportRequest,
@@ -386,7 +386,7 @@ fn watched<T>(progress: &Progress, cancelled: &dyn Fn() -> bool, work: impl FnOn
             return progress.report(&format!("running command {} of {}", now.done.0 + 1, steps.0), 0, None);
         }
         let phase = match now.phase {
-            Phase::Bootstrap => "bootstrapping",
+            Phase::Bootstrap(step) => bootstrapping(step),
             Phase::Import => "importing",
             Phase::Run => "running commands",
             Phase::Verify => "verifying",
@@ -395,6 +395,20 @@ fn watched<T>(progress: &Progress, cancelled: &dyn Fn() -> bool, work: impl FnOn
         progress.report(phase, now.done.0, now.total.map(|total| total.0));
     };
     work(Watch { progress: &report, cancelled })
+}
+
+/// What is shown while mmdebstrap works.
+fn bootstrapping(step: BootstrapStep) -> &'static str {
+    match step {
+        BootstrapStep::Begin => "bootstrapping",
+        BootstrapStep::Lists => "bootstrapping: fetching the lists of packages",
+        BootstrapStep::Download => "bootstrapping: downloading packages",
+        BootstrapStep::Extract => "bootstrapping: extracting packages",
+        BootstrapStep::Essential => "bootstrapping: installing essential packages",
+        BootstrapStep::Install => "bootstrapping: installing the other packages",
+        BootstrapStep::Clean => "bootstrapping: cleaning up",
+        BootstrapStep::Pack => "bootstrapping: packing",
+    }
 }
 
 fn import_code(error: &ImportError) -> ProblemCode {

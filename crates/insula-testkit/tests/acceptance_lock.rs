@@ -29,6 +29,9 @@ fn live_debian_a01_a_build_with_the_lock_of_an_earlier_one_has_the_same_digest()
     let (first, second) = (Node::start(), Node::start());
     let (code, said) = bootstrap(&first, &[recipe(&first, DEBIAN).to_str().unwrap()]);
     assert_eq!(code, Some(0), "{said}");
+    for step in ["downloading packages", "extracting packages", "installing essential packages"] {
+        assert!(said.lines().any(|line| line == format!("bootstrapping: {step}")), "{said}");
+    }
     let lock = first.ok(["image", "lock", "debian@1"]).stdout;
     let packages: Vec<_> = lock.lines().filter(|line| line.starts_with("    \"")).collect();
     assert!(packages.len() > 30, "{lock}");

@@ -1,11 +1,12 @@
 //! Building a recipe into the store.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use insula_model::{ImageConfig, ImageId, MountPlan};
+use insula_model::{Bytes, ImageConfig, ImageId, MountPlan};
 use jiff::Timestamp;
 
 use super::accounts::AccountError;
@@ -266,7 +267,7 @@ impl Build<'_> {
                 let inputs = (self.recipe().source_date_epoch, self.request.lock);
                 let bootstrap = Bootstrap::start(base, inputs, &incoming.work_dir())?;
                 let archive = bootstrap.archive().map_err(BootstrapError::Run)?;
-                let read = self.add_foreign(assembly, incoming, archive, Phase::Bootstrap);
+                let read = self.add_foreign(assembly, incoming, archive, &|| Phase::Bootstrap(bootstrap.step()));
                 // Its own words come before what a broken-off archive looks like; after anything else it is stopped.
                 match read {
                     Ok(facts) => bootstrap.finish().map(|()| facts).map_err(BuildCause::from),
@@ -279,7 +280,7 @@ impl Build<'_> {
             }
             Base::Directory(path) | Base::Tar(path) => {
                 let source = self.open_source(Path::new(path))?;
-                self.add_foreign(assembly, incoming, source, Phase::Import)
+                self.add_foreign(assembly, incoming, source, &|| Phase::Import)
             }
             Base::Busybox(path) => {
                 add_busybox(assembly, Path::new(path))?;
@@ -296,9 +297,10 @@ impl Build<'_> {
         assembly: &mut Assembly,
         incoming: &Incoming,
         source: File,
-        phase: Phase,
+        phase: &dyn Fn() -> Phase,
     ) -> Result<BaseFacts, BuildCause> {
-        self.watch.report(phase, 0, None)?;
+        let told = Cell::new(phase());
+        self.watch.report(told.get(), 0, None)?;
         let file = incoming.create_work_file("base.erofs")?;
         let image = file.try_clone().map_err(WriteImageError::Write)?;
         let conversion = Conversion {
@@ -313,8 +315,19 @@ impl Build<'_> {
                 reference: None,
             },
         };
-        let progress = |progress: Progress| (self.watch.progress)(Progress { phase, ..progress });
-        let watch = Watch { progress: &progress, cancelled: self.watch.cancelled };
+        let progress = |progress: Progress| {
+            told.set(phase());
+            (self.watch.progress)(Progress { phase: told.get(), ..progress });
+        };
+        // Asked often, also as long as nothing comes to read.
+        let cancelled = || {
+            let now = phase();
+            if told.replace(now) != now {
+                (self.watch.progress)(Progress { phase: now, done: Bytes(0), total: None });
+            }
+            (self.watch.cancelled)()
+        };
+        let watch = Watch { progress: &progress, cancelled: &cancelled };
         let converted = self.request.converter.convert(conversion, watch)?;
         let Converted { image: UnpublishedImage { manifest, .. }, dropped_attributes } = converted;
         self.add_tree(assembly, &manifest.tree, &image)?;

@@ -9,12 +9,14 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use serde::Serialize;
 
 use super::lock::PackageLock;
 use super::parse::RecipeValueError;
+use crate::progress::BootstrapStep;
 
 /// A Debian suite and what is added to and taken from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -256,12 +258,50 @@ fn arguments(base: &DebianBase, sources: Vec<String>, lock: Option<&PackageLock>
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a failed program's messages that are shown.
 const MESSAGE_BYTES: usize = 2048;
+
+/// How mmdebstrap's lines begin when it goes on to something else.
+const STEPS: [(&str, BootstrapStep); 7] = [
+    ("I: running apt-get update", BootstrapStep::Lists),
+    ("I: downloading packages", BootstrapStep::Download),
+    ("I: extracting archives", BootstrapStep::Extract),
+    ("I: installing essential packages", BootstrapStep::Essential),
+    ("I: installing remaining packages", BootstrapStep::Install),
+    ("I: cleaning", BootstrapStep::Clean),
+    ("I: creating tarball", BootstrapStep::Pack),
+];
+/// As much of a line as is looked at: more than any beginning above has.
+const LINE_BYTES: usize = 64;
+
+/// Finds those lines in what the tools write, which comes in any pieces and may be anything.
+#[derive(Debug, Default)]
+struct StepLines {
+    line: Vec<u8>,
+}
+
+impl StepLines {
+    /// The last step that a whole line of `bytes` tells of, if any does.
+    fn take(&mut self, bytes: &[u8]) -> Option<BootstrapStep> {
+        let mut last = None;
+        for &byte in bytes {
+            if matches!(byte, b'\n' | b'\r') {
+                let begun = |(beginning, _): &&(&str, BootstrapStep)| self.line.starts_with(beginning.as_bytes());
+                last = STEPS.iter().find(begun).map(|(_, step)| *step).or(last);
+                self.line.clear();
+            } else if self.line.len() < LINE_BYTES {
+                self.line.push(byte);
+            }
+        }
+        last
+    }
+}
+
 /// A running mmdebstrap.
 #[derive(Debug)]
 pub(super) struct Bootstrap {
     child: Child,
     archive: ChildStdout,
     messages: Option<JoinHandle<VecDeque<u8>>>,
+    step: Arc<Mutex<BootstrapStep>>,
     ended: bool,
 }
 
@@ -302,16 +342,27 @@ impl Bootstrap {
         let (Some(archive), Some(mut stderr)) = (archive, stderr) else {
             return Err(BootstrapError::Run(io::Error::other("it has no pipes")));
         };
+        let step = Arc::new(Mutex::new(BootstrapStep::Begin));
+        let said = step.clone();
         let messages = std::thread::spawn(move || {
             let mut tail = VecDeque::new();
+            let mut lines = StepLines::default();
             let mut buffer = [0; 1024];
             while let Ok(got @ 1..) = stderr.read(&mut buffer) {
+                if let Some(last) = lines.take(&buffer[..got]) {
+                    *said.lock().unwrap_or_else(PoisonError::into_inner) = last;
+                }
                 tail.extend(&buffer[..got]);
                 tail.drain(..tail.len().saturating_sub(MESSAGE_BYTES));
             }
             tail
         });
-        Ok(Self { child, archive, messages: Some(messages), ended: false })
+        Ok(Self { child, archive, messages: Some(messages), step, ended: false })
+    }
+
+    /// What it does now, by its own words.
+    pub(super) fn step(&self) -> BootstrapStep {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where its archive comes out. It is silent for as long as it downloads and installs.
@@ -360,6 +411,23 @@ mod tests {
         let error = BootstrapError::Failed { status: "exit status: 25".to_owned(), output: output.to_owned() };
         assert_eq!(error.to_string(), "mmdebstrap ended with exit status: 25: Unable to locate package nosuch");
         assert_eq!(complaints("E: mmdebstrap failed to run\n"), "E: mmdebstrap failed to run", "better than nothing");
+    }
+
+    #[test]
+    fn the_step_is_the_last_that_a_whole_line_tells_of_in_whatever_pieces_it_comes() {
+        let output =
+            b"I: automatically chosen mode: root\nI: running apt-get update...\rdone\n\xff\xfe\x1b[2J I: cleaning\n\
+                       I: downloading packages with apt...\nI: extracting archives...";
+        let mut whole = StepLines::default();
+        assert_eq!(whole.take(output), Some(BootstrapStep::Download), "the last line has no end yet");
+        assert_eq!(whole.take(b"\n"), Some(BootstrapStep::Extract));
+        let mut pieces = StepLines::default();
+        let told: Vec<_> = output.chunks(1).filter_map(|piece| pieces.take(piece)).collect();
+        assert_eq!(told, [BootstrapStep::Lists, BootstrapStep::Download]);
+        let mut endless = StepLines::default();
+        assert_eq!(endless.take(&[b'x'; 100_000]), None);
+        assert!(endless.line.len() <= LINE_BYTES);
+        assert!(STEPS.iter().all(|(beginning, _)| beginning.len() < LINE_BYTES));
     }
 
     fn base(suite: &str) -> DebianBase {
