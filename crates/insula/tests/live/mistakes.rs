@@ -106,3 +106,19 @@ fn live_a_bare_name_is_the_default_version_for_who_looks_and_too_little_for_who_
         assert!(refused.contains("image `busybox` names no version; write busybox@VERSION"), "{refused}");
     }
 }
+
+#[test]
+fn live_a_socket_group_that_is_missing_is_refused_before_anything_is_made() {
+    let node = Node::start();
+    let (file, place) = (node.directory().join("other.toml"), node.directory().join("other"));
+    std::fs::write(&file, "socket_group = 'nosuchgroup'\n").unwrap();
+    let (file, directory) = (file.to_str().unwrap(), place.to_str().unwrap());
+    let words =
+        ["node", "run", "--config", file, "--name", "insulaother", "--state-dir", directory, "--run-dir", directory];
+    let refused = node.fails(1, words);
+    assert!(refused.contains(file) && refused.contains("group `nosuchgroup`"), "{refused}");
+    assert!(refused.contains("socket_group") && refused.contains("groupadd"), "{refused}");
+    assert!(!place.exists());
+    let doctor = node.ok(["doctor"]).stdout;
+    assert!(doctor.lines().any(|line| line.split_whitespace().nth(1) == Some("socket")), "{doctor}");
+}
