@@ -2,7 +2,7 @@
 PREFIX ?= /usr/local
 CARGO ?= cargo
 
-.PHONY: build demo test bench soak install clean-host
+.PHONY: build demo test bench soak fuzz install clean-host
 
 build:
 	$(CARGO) xtask packages
@@ -22,6 +22,11 @@ INSULA_SOAK_SECONDS ?= 600
 soak: build
 	INSULA_SOAK_SECONDS=$(INSULA_SOAK_SECONDS) INSULA_PROGRAMS=$(CURDIR)/target/release \
 		$(CARGO) test --package insula-testkit --test soak -- --nocapture
+
+# So long, property tests of what reads foreign bytes are repeated with new seeds.
+SECONDS ?= 60
+fuzz:
+	$(CARGO) xtask fuzz $(SECONDS)
 
 # The folder with the programs to install; `target/release`, built first, when it is not said.
 PROGRAMS ?=

@@ -10,6 +10,7 @@ mod ci;
 mod clean_host;
 mod dependencies;
 mod finding;
+mod fuzz;
 mod layers;
 mod packages;
 mod step;
@@ -30,6 +31,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   vm-test [6.1] [6.12] [NAME]
                 live tests (whose names contain NAME) on those kernels, with cgroup version 2 alone;
                 NAME `systemd` boots systemd there and checks an installed node
+  fuzz [SECONDS]
+                property tests of what reads foreign bytes, with new seeds, so long (60 s)
   clean-host    remove what a crashed test may have left on this machine";
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             };
             vm::run(&kernels, task)
         }
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["clean-host"] => clean_host::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -23,13 +23,23 @@ pub(crate) enum StepError {
 
 /// Runs `program` with `arguments` in the workspace's root, its output on this terminal, and says how long it took.
 pub(crate) fn run(title: &str, program: &str, arguments: &[&str]) -> Result<(), StepError> {
+    perform(title, Command::new(program).args(arguments))
+}
+
+fn perform(title: &str, command: &mut Command) -> Result<(), StepError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
     println!("── {title}: {program} {}", arguments.join(" "));
     let begin = Instant::now();
-    let status = Command::new(program).args(arguments).current_dir(workspace::root()).status();
-    let status =
-        status.map_err(|source| StepError::Start { title: title.to_owned(), program: program.to_owned(), source })?;
+    let status = command.current_dir(workspace::root()).status();
+    let status = status.map_err(|source| StepError::Start { title: title.to_owned(), program, source })?;
     println!("── {title}: {status} after {:.1} s", begin.elapsed().as_secs_f64());
     if status.success() { Ok(()) } else { Err(StepError::Failed { title: title.to_owned(), status }) }
+}
+
+/// `cargo` with `arguments` and further `variables` in its environment.
+pub(crate) fn cargo_with(title: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Result<(), StepError> {
+    perform(title, Command::new(env!("CARGO")).args(arguments).envs(variables.iter().copied()))
 }
 
 /// `cargo` with `arguments`.

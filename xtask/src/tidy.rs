@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::acceptance;
 use crate::finding::Finding;
+use crate::fuzz;
 use crate::workspace;
 
 /// File names that say nothing about their content.
@@ -87,6 +88,7 @@ fn check_map() -> Vec<Finding> {
 pub(crate) fn check() -> Vec<Finding> {
     let mut findings = check_map();
     findings.extend(acceptance::check());
+    findings.extend(fuzz::check());
     for folder in workspace::crate_folders() {
         findings.extend(check_manifest(&folder));
         for path in workspace::files(&folder, "rs") {

@@ -13,6 +13,8 @@ pub mod mount_target;
 pub mod oci;
 pub mod path;
 pub mod progress;
+#[cfg(test)]
+mod property_cases;
 pub mod recipe;
 pub mod signature;
 pub mod store;

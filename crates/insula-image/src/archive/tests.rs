@@ -14,6 +14,7 @@ use super::*;
 use crate::attributes::{Attributes, Device, Mtime};
 use crate::draft::DraftError;
 use crate::erofs::{AddEntryCause, ContentReader};
+use crate::property_cases::cases;
 use crate::tree::{ImageTree, InodeKind};
 
 fn bytes_of(image: &WrittenImage) -> Vec<u8> {
@@ -568,7 +569,7 @@ fn the_seed_of_the_fuzzers_is_an_archive() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn no_damage_makes_the_reader_fall(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), mend in any::<bool>()) {

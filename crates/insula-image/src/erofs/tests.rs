@@ -13,6 +13,7 @@ use crate::attributes::{Attributes, Device, Mtime, Xattrs};
 use crate::draft::{DraftError, NewEntry, NewKind, TreeLimits};
 use crate::manifest::digest_of;
 use crate::path::ImagePath;
+use crate::property_cases::cases;
 use crate::recipe::run::mount_image;
 use crate::tree::{ImageTree, InodeKind, Placement};
 
@@ -470,5 +471,45 @@ proptest! {
         }
         let (image, path) = image.finish();
         assert_oracles_agree(&image, &path);
+    }
+}
+
+/// An image of few blocks with an entry of every kind.
+fn small_image() -> Vec<u8> {
+    let mut image = Scratch::new();
+    let mut xattrs = Xattrs::default();
+    xattrs.insert(b"user.note", b"hello").unwrap();
+    let noted = NewEntry { kind: NewKind::Directory, attributes: Attributes { xattrs, ..attributes(0o755) } };
+    image.writer.add(ImagePath::parse("noted").unwrap(), noted, &mut std::io::empty()).unwrap();
+    let holes = [[0; 65_536].as_slice(), &[5; 9]].concat();
+    image.file("noted/block", &[1; 4097]).file("noted/inline", b"few").file("holes", &holes).file("empty", b"");
+    image.add("hard", link("noted/inline")).add("soft", NewKind::Symlink(b"noted/block"[..].into()));
+    bytes_of(&image.finish().0)
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn no_damage_makes_the_image_reader_fall(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), behind in any::<bool>(), mend in any::<bool>()) {
+        static IMAGE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(small_image);
+        let mut bytes = IMAGE.clone();
+        let metadata = usize::try_from(u32::from_le_bytes(bytes[1064..1068].try_into().unwrap())).unwrap() * 4096;
+        for (index, byte) in flips {
+            // What describes is a small part of the bytes, and most of what can go wrong.
+            let first = if behind { metadata } else { 0 };
+            let at = first + index.index(bytes.len() - first);
+            bytes[at] = byte;
+        }
+        if mend {
+            bytes[SUPERBLOCK_OFFSET + 4..SUPERBLOCK_OFFSET + 8].fill(0);
+            let checksum = super::checksum::crc32c(&bytes[SUPERBLOCK_OFFSET..4096]);
+            bytes[SUPERBLOCK_OFFSET + 4..SUPERBLOCK_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        if let Ok(tree) = ErofsReader::open(file).and_then(|reader| reader.tree(100)) {
+            prop_assert!(tree.iter().count() <= 100);
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::attributes::{Attributes, Device, Mtime};
 use crate::draft::{NewEntry, NewKind, TreeLimits};
 use crate::erofs::{ImageWriter, WrittenImage};
 use crate::path::ImagePath;
+use crate::property_cases::cases;
 
 /// Bytes that this version and all later ones must write for [`golden_manifest`].
 const GOLDEN: &[u8] = include_bytes!("../../tests/golden/manifest-1.cbor");
@@ -133,7 +134,7 @@ fn every_truncation_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn what_is_read_is_what_would_be_written(index in any::<prop::sample::Index>(), byte in any::<u8>()) {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use insula_model::{RootAccess, Sha256Digest};
 use jiff::Timestamp;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +15,7 @@ use super::{LayerCause, OciImportError, machine};
 use crate::convert::ConvertError;
 use crate::path::ImagePath;
 use crate::progress::Watch;
+use crate::property_cases::cases;
 use crate::store::{ImportCause, ImportRequest};
 use crate::tree::InodeKind;
 
@@ -406,4 +408,53 @@ fn several_images_need_a_name() {
         matches!(*error.cause, ImportCause::Convert(ConvertError::Oci(OciImportError::NoReference { .. }))),
         "{error:?}"
     );
+}
+
+/// What may stand where something else belongs.
+fn any_json() -> impl Strategy<Value = Value> {
+    let path = "(/|(\\.\\./){0,3})[a-z/:-]{0,12}";
+    prop_oneof![
+        Just(Value::Null),
+        Just(json!([])),
+        Just(json!({})),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        ".{0,40}".prop_map(Value::from),
+        path.prop_map(Value::from),
+        "sha(256|512):[0-9a-f/.]{60,66}".prop_map(Value::from),
+        prop::collection::vec(".{0,9}", 0..4).prop_map(Value::from),
+    ]
+}
+
+/// JSON pointers to everything in a document.
+fn places(document: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    match document {
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| places(item, &format!("{at}/{i}"), found)),
+        Value::Object(fields) => fields.iter().for_each(|(key, item)| places(item, &format!("{at}/{key}"), found)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn no_document_makes_an_import_fall(index in any::<prop::sample::Index>(), value in any_json(), inner in any::<bool>()) {
+        let spoil = |document: &mut Value| {
+            let mut found = Vec::new();
+            places(document, "", &mut found);
+            *document.pointer_mut(&found[index.index(found.len())]).unwrap() = value.clone();
+        };
+        let layers = vec![Layer::new().file("a", "1")];
+        let layout = match inner {
+            true => Layout::with(layers, spoil, |_| {}),
+            false => Layout::with(layers, |_| {}, spoil),
+        };
+        // Refused with nothing left, or an image with what the layer has.
+        if let Ok(files) = layout.import() {
+            prop_assert!(files.is_empty() || files == tree(&[("/a", "1")]), "{files:?}");
+        }
+    }
 }

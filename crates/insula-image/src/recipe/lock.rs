@@ -365,4 +365,14 @@ mod tests {
              Package: curl\nPin: version 7.88\nPin-Priority: 1001\n\n"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_of_locks_panic(text in ".{0,200}", lines in "([a-z=:.0-9]{0,12}[ \\t\\n]){0,12}", cut in 0_usize..400) {
+            let _ = PackageLock::parse(&text);
+            let _ = PackageLock::parse(&lines);
+            let whole = lock_of(&[package("a", "1", 1), package("b", "2:3~4", 2)]).to_text(&"a@1".parse().unwrap()) + &lines;
+            let _ = PackageLock::parse(whole.get(..cut).unwrap_or(&whole));
+        }
+    }
 }
