@@ -4,7 +4,7 @@
 //! published port of the host. By group or user id: the block of ids. By path: the container's folders, else the
 //! owner of the file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,10 +60,7 @@ fn container_in_cgroups(text: &str) -> Option<ContainerId> {
         .next()
 }
 
-fn by_address(
-    given: &str,
-    mut snapshots: impl Iterator<Item = Arc<Snapshot>>,
-) -> Result<Option<Arc<Snapshot>>, Problem> {
+fn by_address(given: &str, snapshots: impl Iterator<Item = Arc<Snapshot>>) -> Result<Option<Arc<Snapshot>>, Problem> {
     let (address, port) = match (given.parse::<SocketAddr>(), given.parse::<IpAddr>()) {
         (Ok(socket), _) => (socket.ip(), Some(socket.port())),
         (_, Ok(address)) => (address, None),
@@ -75,17 +72,26 @@ fn by_address(
             return Err(Problem::new(ProblemCode::Invalid, detail));
         }
     };
+    let snapshots: Vec<_> = snapshots.collect();
     let own = |snapshot: &Snapshot| match address {
         IpAddr::V4(address) => snapshot.record.addresses.v4 == Some(address),
         IpAddr::V6(address) => snapshot.record.addresses.v6 == Some(address),
     };
+    if let Some(found) = snapshots.iter().find(|snapshot| own(snapshot)) {
+        return Ok(Some(found.clone()));
+    }
     let published = |snapshot: &Snapshot| {
+        let leads = |on: Option<IpAddr>| on.is_none_or(|on| on.is_unspecified() || on == address);
         snapshot.is_up()
-            && snapshot.spec.ports.iter().any(|published| {
-                Some(published.host) == port && published.address.is_none_or(|on| on.is_unspecified() || on == address)
-            })
+            && snapshot.spec.ports.iter().any(|port_of| Some(port_of.host) == port && leads(port_of.address))
     };
-    Ok(snapshots.find(|snapshot| own(snapshot) || published(snapshot)))
+    let found = snapshots.into_iter().find(|snapshot| published(snapshot));
+    Ok(found.filter(|_| is_of_this_host(address)))
+}
+
+/// Whether packets to `address` end on this host: a published port is one of its own addresses, not of any.
+fn is_of_this_host(address: IpAddr) -> bool {
+    address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn by_path(
@@ -117,8 +123,10 @@ fn by_path(
     Ok((owner.next(), format!("owner {uid} of {}", path.display())))
 }
 
+/// `path` is without links; a volume's source may be behind one.
 fn owns_volume(snapshot: &Snapshot, path: &Path) -> bool {
-    snapshot.spec.volumes.iter().any(|volume| path.starts_with(&volume.source))
+    let real = |source: &str| std::fs::canonicalize(source).is_ok_and(|source| path.starts_with(source));
+    snapshot.spec.volumes.iter().any(|volume| real(&volume.source))
 }
 
 #[cfg(test)]

@@ -145,6 +145,32 @@ fn live_a20_who_is_it_is_answered_from_every_trace() {
 }
 
 #[test]
+fn live_a20_a_published_port_is_the_hosts_own_and_a_volume_is_found_behind_its_link() {
+    let node = node();
+    let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let (real, link) = (node.directory().join("real"), node.directory().join("link"));
+    std::fs::create_dir(&real).unwrap();
+    std::fs::write(real.join("file"), "").unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let volume = format!("{}:/data/volume", link.display());
+    let publish = format!("{port}:80");
+    node.ok(["run", "-d", "--name", "first", "-p", &publish, "-v", &volume, "busybox", "sleep", "1000"]);
+    node.ok(["run", "-d", "--name", "second", "busybox", "sleep", "1000"]);
+    let second = node.show("second")["address"].as_str().unwrap().to_owned();
+    let file = real.join("file").display().to_string();
+    for (question, name) in [
+        (format!("127.0.0.1:{port}"), "first"),
+        (format!("0.0.0.0:{port}"), "first"),
+        // The port is the other's, the address is not.
+        (format!("{second}:{port}"), "second"),
+        (file, "first"),
+    ] {
+        assert_eq!(node.json(["whois", &question])["name"], name, "{question}");
+    }
+    let _ = node.fails(3, ["whois", &format!("192.0.2.250:{port}")]);
+}
+
+#[test]
 fn live_a15_a_container_has_exactly_its_addresses() {
     let node = node();
     let (a, b) = (start_web(&node, "a", &[]), start_web(&node, "b", &[]));
