@@ -1,7 +1,8 @@
 //! A container's log as lines: what the keeper wrote, read while it is written.
 //!
 //! Reading happens on threads for blocking work, one piece at a time; a client that does not read stops it. With
-//! `follow` a change of the log's directory (inotify) or the container's end wakes the reader; nothing is polled.
+//! `follow` a change of the log's directory (inotify) or the container's end wakes the reader; nothing is polled. An end
+//! after which a restart or the container's policy starts it again is not the log's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,7 +29,7 @@ const TAIL_LINES_MAX: u64 = 1_000_000;
 /// Which part of a log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
-    /// Go on until the container has ended.
+    /// Go on until the container has ended and nothing starts it again.
     pub(crate) follow: bool,
     /// Only what is younger.
     pub(crate) since: Option<Timestamp>,
@@ -63,7 +64,10 @@ async fn send_all(
     let mut reader = LogReader::from_start(directory);
     let mut tail = wanted.tail.map(|lines| Tail { lines: lines.min(TAIL_LINES_MAX), kept: VecDeque::new() });
     loop {
-        let ended = !handle.snapshot().is_up();
+        let (ended, was_up) = {
+            let now = handle.snapshot();
+            (now.is_over(), now.is_up())
+        };
         loop {
             let (back, piece) = next_piece(reader, wanted.since).await?;
             reader = back;
@@ -82,7 +86,8 @@ async fn send_all(
         let Some(changes) = changes.as_ref().filter(|_| !ended) else { return Ok(()) };
         tokio::select! {
             ready = changes.readable() => drain(changes, ready?)?,
-            _ = handle.wait_for(|now| !now.is_up()) => {}
+            // Read at once when it ends: what goes when it ends takes its log along.
+            _ = handle.wait_for(|now| now.is_over() || now.is_up() != was_up) => {}
             () = sender.closed() => return Ok(()),
         }
     }

@@ -292,6 +292,30 @@ fn live_a_restart_policy_starts_again_what_ended() {
 }
 
 #[test]
+fn live_who_follows_a_log_reads_on_while_something_starts_the_container_again() {
+    let node = node();
+    let script = "echo start; exit 3";
+    node.ok(["run", "-d", "--name", "thrice", "--restart", "on-failure:2", "busybox", "sh", "-c", script]);
+    assert_eq!(node.ok(["logs", "--follow", "thrice"]).text(), "start\nstart\nstart");
+
+    let long = "echo start; sleep 1000";
+    node.ok(["run", "-d", "--name", "again", "--stop-timeout", "0", "busybox", "sh", "-c", long]);
+    let log = std::fs::File::create(node.directory().join("followed")).unwrap();
+    let mut follower = node.insula(["logs", "--follow", "again"]).stdout(log).spawn().unwrap();
+    let followed = |starts: usize| {
+        eventually("it is followed", || {
+            let text = std::fs::read_to_string(node.directory().join("followed")).unwrap();
+            (text.lines().count() == starts).then_some(())
+        });
+    };
+    followed(1);
+    node.ok(["restart", "again"]);
+    followed(2);
+    node.ok(["stop", "again"]);
+    assert!(follower.wait().unwrap().success());
+}
+
+#[test]
 fn live_logs_are_kept_with_their_times() {
     let node = node();
     let script = "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo line $i; done; echo wrong >&2";

@@ -6,8 +6,10 @@ use insula_api::{ContainerSummary, ContainerView};
 use insula_model::{ContainerSpec, ContainerState, Health};
 use insula_plan::protocol::names::NamedContainer;
 
+use super::backoff;
 use super::facts::Facts;
 use super::record::{ContainerRecord, Kept};
+use super::words::Wanted;
 use crate::name_service::named;
 
 /// A container at one moment.
@@ -99,5 +101,16 @@ impl Snapshot {
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, Some(ContainerState::Running | ContainerState::Paused | ContainerState::Stopping))
             && self.facts.pid.is_some()
+    }
+
+    /// Whether it rests and nothing but a request will start it: neither a restart nor its policy.
+    pub(crate) fn is_over(&self) -> bool {
+        let code = self.facts.exit_code.filter(|_| !self.facts.start_failed);
+        let again = || backoff::pause(self.spec.restart, self.restarts, code).is_some();
+        match self.state {
+            None | Some(ContainerState::Created) => true,
+            Some(ContainerState::Stopped | ContainerState::Failed) => self.record.wanted != Wanted::Running || !again(),
+            Some(_) => false,
+        }
     }
 }
