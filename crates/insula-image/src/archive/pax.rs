@@ -22,6 +22,8 @@ pub(super) struct PaxFields {
     /// ACLs as text: the attribute's name, its bytes when the text has any.
     acls: Vec<(&'static [u8], Option<Vec<u8>>)>,
     pub(super) dropped_attributes: u64,
+    /// The first attribute that no image may have: told with the entry, which has its name behind the headers only.
+    refused: Option<XattrError>,
 }
 
 /// GNU's records of files with holes, of its three versions.
@@ -69,7 +71,8 @@ impl PaxFields {
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    return self.add_xattr(name, value);
+                    self.add_xattr(name, value);
+                    return Ok(());
                 }
                 let acl_name = match key {
                     b"SCHILY.acl.access" => &b"system.posix_acl_access"[..],
@@ -83,17 +86,18 @@ impl PaxFields {
         Ok(())
     }
 
-    /// Makes attributes of the ACLs that came as text. GNU tar writes both, the text with names of the machine it ran
-    /// on: the bytes count then. To be called once, when all headers of the entry are read.
-    pub(super) fn settle_acls(&mut self) -> Result<(), ReadArchiveCause> {
+    /// Refuses attributes that no image may have, and makes attributes of the ACLs that came as text. GNU tar writes
+    /// both, the text with names of the machine it ran on: the bytes count then. To be called once, when all headers
+    /// of the entry are read.
+    pub(super) fn settle_attributes(&mut self) -> Result<(), ReadArchiveCause> {
         for (name, acl) in std::mem::take(&mut self.acls) {
             match acl {
                 _ if self.xattrs.get(name).is_some() => {}
-                Some(acl) => self.add_xattr(name, &acl)?,
+                Some(acl) => self.add_xattr(name, &acl),
                 None => self.dropped_attributes += 1,
             }
         }
-        Ok(())
+        self.refused.take().map_or(Ok(()), |error| Err(error.into()))
     }
 
     fn push_map(&mut self, number: u64) -> Result<(), ReadArchiveCause> {
@@ -104,14 +108,13 @@ impl PaxFields {
         Ok(())
     }
 
-    fn add_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), ReadArchiveCause> {
+    fn add_xattr(&mut self, name: &[u8], value: &[u8]) {
         match self.xattrs.insert(name, value) {
-            Ok(()) => Ok(()),
-            Err(XattrError::NameSpace { .. }) => {
-                self.dropped_attributes += 1;
-                Ok(())
+            Ok(()) => {}
+            Err(XattrError::NameSpace { .. }) => self.dropped_attributes += 1,
+            Err(error) => {
+                self.refused.get_or_insert(error);
             }
-            Err(error) => Err(error.into()),
         }
     }
 }
@@ -148,10 +151,9 @@ mod tests {
         {
             assert!(PaxFields::default().read(bad).is_err(), "{}", bad.escape_ascii());
         }
-        let overlay = b"36 SCHILY.xattr.trusted.overlay.x=1\n";
-        assert!(matches!(
-            PaxFields::default().read(overlay),
-            Err(ReadArchiveCause::Attribute(XattrError::Overlay { .. }))
-        ));
+        let mut overlay = PaxFields::default();
+        overlay.read(b"36 SCHILY.xattr.trusted.overlay.x=1\n").unwrap();
+        let refused = overlay.settle_attributes();
+        assert!(matches!(refused, Err(ReadArchiveCause::Attribute(XattrError::Overlay { .. }))), "{refused:?}");
     }
 }

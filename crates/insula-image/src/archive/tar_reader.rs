@@ -378,7 +378,7 @@ impl<R: Read> TarReader<R> {
             Some(size) => size,
             None => unsigned(&header.as_old().size, "size")?,
         };
-        prefix.pax.settle_acls()?;
+        prefix.pax.settle_attributes()?;
         let attributes = read_attributes(header, &prefix.pax)?;
         self.dropped_attributes += prefix.pax.dropped_attributes;
         let kind = self.read_kind(header, &prefix, name, stored)?;

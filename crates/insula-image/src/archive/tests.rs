@@ -338,7 +338,7 @@ fn t13_hostile_attributes_are_refused_and_unknown_ones_counted() {
     for name in ["trusted.overlay.opaque", "user.overlay.redirect", "trusted.overlay."] {
         refused(
             Archive::new().pax(&[(&format!("SCHILY.xattr.{name}"), b"y")]).file("a", b""),
-            "would steer overlay mounts",
+            &format!("archive entry `a` at byte 1024: extended attribute `{name}` would steer overlay mounts"),
         );
     }
     refused(Archive::new().pax(&[("SCHILY.xattr.system.posix_acl_access", b"junk")]).file("a", b""), "not an ACL");

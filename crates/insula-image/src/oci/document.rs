@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::machine;
+
 /// `index.json`, or a nested index.
 #[derive(Debug, Deserialize)]
 pub(super) struct Index {
@@ -46,10 +48,26 @@ pub(super) struct Manifest {
 /// An image's configuration.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
+    /// Of its programs; what says nothing may be for any machine.
+    #[serde(default)]
+    pub(super) architecture: Option<String>,
+    #[serde(default)]
+    pub(super) os: Option<String>,
     #[serde(default)]
     pub(super) config: Option<RunConfig>,
     #[serde(default)]
     pub(super) rootfs: RootFs,
+}
+
+impl Config {
+    /// Which machine it is for, if for another than this. An index with one image often names no platform; then this
+    /// alone tells.
+    pub(super) fn foreign_platform(&self) -> Option<String> {
+        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let os = named(&self.os).unwrap_or_else(|| "linux".to_owned());
+        let architecture = named(&self.architecture).unwrap_or_else(|| machine().to_owned());
+        (os != "linux" || architecture != machine()).then(|| format!("{os}/{architecture}"))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -208,6 +208,9 @@ impl OciSource {
             Some(_) => self.find_image(reference)?,
             None => self.find_docker_image(reference)?,
         };
+        if let Some(platform) = image.config.foreign_platform() {
+            return Err(OciImportError::NoPlatform { found: vec![platform] });
+        }
         let (config, mount_plan) = image_config(image.config, &image.annotations)?;
         let mut reader = LayerReader {
             source: self,

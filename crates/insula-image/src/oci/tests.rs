@@ -261,6 +261,26 @@ fn the_image_for_this_machine_is_chosen() {
 }
 
 #[test]
+fn an_image_whose_configuration_alone_says_that_it_is_foreign_is_refused() {
+    let foreign = |os: &str, architecture: &str| {
+        let layer = Layer::new().file("a", "1").bytes();
+        let rootfs = json!({"diff_ids": [digest(&layer)]});
+        let config = json!({"os": os, "architecture": architecture, "rootfs": rootfs}).to_string().into_bytes();
+        let edit = |manifest: &mut Value| manifest["config"] = descriptor(super::MEDIA_CONFIG, &config);
+        let mut layout = Layout::with(vec![Layer::new().file("a", "1")], edit, |_| {});
+        layout.add_blob(config.clone());
+        layout.import()
+    };
+    for (os, architecture) in [("linux", "s390x"), ("windows", machine())] {
+        match foreign(os, architecture) {
+            Err(OciImportError::NoPlatform { found }) => assert_eq!(found, [format!("{os}/{architecture}")]),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(foreign("", "").unwrap(), tree(&[("/a", "1")]));
+}
+
+#[test]
 fn changed_and_missing_blobs_are_refused_by_their_names() {
     let right = || Layout::of(vec![Layer::new().file("a", "some content")]);
     let mut changed = right();

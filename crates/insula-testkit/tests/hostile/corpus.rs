@@ -113,7 +113,7 @@ pub(crate) fn refused() -> Vec<Hostile> {
         (
             "an attribute of overlays",
             new().extended("SCHILY.xattr.trusted.overlay.opaque", b"y").directory("a/").end(),
-            "`trusted.overlay.opaque` would steer overlay mounts",
+            "`a/` at byte 1024: extended attribute `trusted.overlay.opaque` would steer overlay mounts",
         ),
         ("a root that is a link", new().link("./", EntryType::Symlink, "/").end(), "the root is not a directory"),
         (
