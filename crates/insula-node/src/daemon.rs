@@ -108,6 +108,9 @@ async fn serve(config: Config) -> Result<(), RunError> {
     make_directory(&config.run_dir)?;
     let _state_lock = lock_directory(&config.state_dir, config.name.as_str())?;
     let _run_lock = lock_directory(&config.run_dir, config.name.as_str())?;
+    // Here already, so that nothing of it is left when another node has the socket.
+    let socket = |source| RunError::File { what: "socket", path: config.socket.clone(), source };
+    api::remove_stale(&config.socket).map_err(socket)?;
     let events = Arc::new(Events::new());
     let images = Images::open(&config, events.clone())?;
     let host = crate::machine::connect(&config, images.store()).await.map_err(RunError::Host)?;

@@ -357,6 +357,22 @@ fn live_a_second_daemon_is_refused_by_name_and_harms_nothing() {
         let pid = node.daemon_pid().as_raw_nonzero().to_string();
         assert!(said.stderr.contains(node.name()) && said.stderr.contains(&pid), "{}", said.stderr);
     }
+    // A node of its own in everything but its socket, as whoever has INSULA_SOCKET set starts one.
+    let file = node.directory().join("precious");
+    std::fs::write(&file, "kept").unwrap();
+    for (socket, part) in [(node.socket(), "INSULA_SOCKET"), (file.clone(), "no socket")] {
+        let mut second = node.insula(["node", "run", "--name", &format!("{}2", node.name())]);
+        second
+            .arg("--state-dir")
+            .arg(node.directory().join("state2"))
+            .arg("--run-dir")
+            .arg(node.directory().join("r2"));
+        second.arg("--socket").arg(&socket);
+        let said = insula_testkit::run_bounded(second, b"", insula_testkit::PATIENCE);
+        assert_eq!(said.code, 1, "{}", said.stderr);
+        assert!(said.stderr.contains(part) && said.stderr.contains(socket.to_str().unwrap()), "{}", said.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "kept");
     assert_eq!(node.ok(["exec", "c", "echo", "well"]).text(), "well");
 }
 

@@ -1,6 +1,7 @@
 //! Connections: accepted, bounded in number and patience, named by their peer's credentials.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::Gid;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
@@ -25,22 +28,46 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// The file system's.
-pub(crate) fn bind(path: &Path, group: Option<Gid>) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+/// As [`remove_stale`], and the file system's.
+pub(crate) fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
+    remove_stale(path)?;
     // Bound under another name, so that nobody connects before the mode is right.
     let new = path.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_stale(&new)?;
     let listener = UnixListener::bind(&new)?;
     open_to_group(&new, group)?;
     std::fs::rename(&new, path)?;
     Ok(listener)
+}
+
+/// Removes a socket at which nobody answers; everything else stays.
+///
+/// # Errors
+///
+/// - `AddrInUse`: somebody answers there, such as a node of another name that was given the same socket.
+/// - `AlreadyExists`: something else than a socket is there.
+/// - Others are the file system's.
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "it is there and no socket; name another path"));
+        }
+        Ok(_) => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&probe, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::NOENT) => Ok(()),
+        // A queue that is full is somebody's, too.
+        Ok(()) | Err(Errno::AGAIN) => {
+            let told = "another node answers there; end it first, or name another with --socket or INSULA_SOCKET";
+            Err(io::Error::new(ErrorKind::AddrInUse, told))
+        }
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Gives a socket file mode 0660 and the group `group`, if there is one.
@@ -48,7 +75,7 @@ pub(crate) fn bind(path: &Path, group: Option<Gid>) -> std::io::Result<UnixListe
 /// # Errors
 ///
 /// The file system's.
-pub(crate) fn open_to_group(path: &Path, group: Option<Gid>) -> std::io::Result<()> {
+pub(crate) fn open_to_group(path: &Path, group: Option<Gid>) -> io::Result<()> {
     if group.is_some() {
         rustix::fs::chown(path, None, group)?;
     }
