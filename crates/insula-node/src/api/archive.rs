@@ -65,7 +65,9 @@ fn problem(name: &str, error: &CopyError) -> Problem {
         CopyError::Passing { .. } | CopyError::Image { .. } => ProblemCode::Conflict,
         CopyError::Archive(error) if error.raw_os_error().is_none() => ProblemCode::Invalid,
         CopyError::Inside { .. } | CopyError::Archive(_) => ProblemCode::Internal,
-        CopyError::Kind { .. } | CopyError::Depth { .. } | CopyError::Entry { .. } => ProblemCode::Invalid,
+        CopyError::Kind { .. } | CopyError::Depth { .. } | CopyError::Entry { .. } | CopyError::Several { .. } => {
+            ProblemCode::Invalid
+        }
     };
     let mut problem = Problem::from_chain(code, error);
     problem.detail = format!("container {name}: {}", problem.detail);
@@ -74,6 +76,7 @@ fn problem(name: &str, error: &CopyError) -> Problem {
         CopyError::Image { .. } | CopyError::Inside { errno: Errno::ROFS, .. } => {
             problem.with_remedy("copy below /data, or create the container with --root writable")
         }
+        CopyError::Several { .. } => problem.with_remedy("make that directory first, or name one that is there"),
         CopyError::Archive(error) if error.raw_os_error().is_none() => {
             problem.with_remedy("give a whole tar archive, such as `tar c FILE` writes, not compressed")
         }

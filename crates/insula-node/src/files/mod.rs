@@ -84,6 +84,12 @@ pub(crate) enum CopyError {
         /// The entry.
         path: String,
     },
+    /// Several things for one name.
+    #[error("the archive has more than one entry at its top, and {path} is no directory that could hold them")]
+    Several {
+        /// Where they were to go.
+        path: String,
+    },
     /// The archive could not be read or written.
     #[error("archive")]
     Archive(#[source] io::Error),

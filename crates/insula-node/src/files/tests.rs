@@ -50,6 +50,54 @@ fn what_went_out_comes_in_again() {
     assert!(to.join("other/e/file").exists());
 }
 
+/// An archive with a file `a/file` and a hard link `a/other` to `linked`.
+fn with_link(linked: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    header.set_mode(0o640);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    builder.append_data(&mut header, "a/file", &b"once"[..]).unwrap();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_path("a/other").unwrap();
+    header.as_old_mut().linkname[..linked.len()].copy_from_slice(linked.as_bytes());
+    header.set_cksum();
+    builder.append(&header, &b""[..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn a_hard_link_is_one_and_leads_to_nothing_but_the_archives() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(dir.path().join("secret"), "").unwrap();
+    symlink(dir.path(), root.join("out")).unwrap();
+    for (place, name) in [("/", "a"), ("/new", "new")] {
+        files(&root).write_archive(place, &mut Cursor::new(with_link("a/file"))).unwrap();
+        let inode = |file: &str| std::fs::metadata(root.join(name).join(file)).unwrap().ino();
+        assert_eq!(inode("file"), inode("other"));
+    }
+    for elsewhere in ["../secret", "/a/file", "out/secret", "a", "a/none", ""] {
+        let refused = files(&root).write_archive("/", &mut Cursor::new(with_link(elsewhere)));
+        assert!(refused.is_err(), "{elsewhere}");
+    }
+}
+
+#[test]
+fn several_entries_do_not_become_one_of_a_new_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let several = archive(&[("a/x", "1"), ("b/y", "2")]);
+    let refused = files(dir.path()).write_archive("/new", &mut Cursor::new(&several)).unwrap_err();
+    assert!(matches!(&refused, CopyError::Several { path } if path == "/new"), "{refused:?}");
+    std::fs::create_dir(dir.path().join("there")).unwrap();
+    files(dir.path()).write_archive("/there", &mut Cursor::new(&several)).unwrap();
+    assert!(dir.path().join("there/b/y").exists());
+}
+
 #[test]
 fn links_of_the_container_lead_nowhere_out_of_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Component;
+use std::path::{Component, Path};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, fchmod, futimens, mkdirat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, fchmod, futimens, linkat, mkdirat, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -21,6 +22,22 @@ struct Target {
     path: String,
     /// What the entry at the top is called instead of its own name.
     new_name: Option<String>,
+    /// The own name of that entry, when it was met.
+    top: Option<String>,
+}
+
+impl Target {
+    /// Plain names of an entry's path, the first one replaced; empty for the archive's own `.`.
+    fn parts_of(&mut self, path: &Path) -> Result<Vec<String>, CopyError> {
+        let mut parts = plain_parts(path)?;
+        if let (Some(first), Some(new_name)) = (parts.first_mut(), &self.new_name) {
+            if self.top.get_or_insert_with(|| first.clone()) != first {
+                return Err(CopyError::Several { path: format!("{}/{new_name}", self.path) });
+            }
+            new_name.clone_into(first);
+        }
+        Ok(parts)
+    }
 }
 
 impl ContainerFiles {
@@ -31,17 +48,20 @@ impl ContainerFiles {
     /// The directory above is not there, an entry leads out or is of another kind; what came before stays.
     pub(crate) fn write_archive(&self, path: &str, archive: &mut dyn Read) -> Result<(), CopyError> {
         let _as_root = as_root_of(self.ids).map_err(inside(path))?;
-        let target = self.target(path)?;
+        let mut target = self.target(path)?;
         self.expect_kept(target.directory.as_fd(), path)?;
         let mut archive = tar::Archive::new(archive);
         for entry in archive.entries().map_err(CopyError::Archive)? {
             let mut entry = entry.map_err(CopyError::Archive)?;
-            let parts = parts_of(&entry, target.new_name.as_deref())?;
+            let parts = target.parts_of(&entry.path().map_err(CopyError::Archive)?)?;
             let Some((name, above)) = parts.split_last() else { continue };
             let shown = format!("{}/{}", target.path, parts.join("/"));
             let directory = descend(target.directory.as_fd(), above, &shown)?;
             self.expect_kept(directory.as_fd(), &shown)?;
-            self.unpack(&mut entry, directory.as_fd(), (name, &shown))?;
+            match entry.header().entry_type() {
+                EntryType::Link => link(&entry, &mut target, directory.as_fd(), (name, &shown))?,
+                _ => self.unpack(&mut entry, directory.as_fd(), (name, &shown))?,
+            }
         }
         Ok(())
     }
@@ -49,7 +69,12 @@ impl ContainerFiles {
     fn target(&self, path: &str) -> Result<Target, CopyError> {
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(directory) => {
-                return Ok(Target { directory, path: path.trim_end_matches('/').to_owned(), new_name: None });
+                return Ok(Target {
+                    directory,
+                    path: path.trim_end_matches('/').to_owned(),
+                    new_name: None,
+                    top: None,
+                });
             }
             Err(CopyError::Inside { errno: Errno::NOENT | Errno::NOTDIR, .. }) if !path.ends_with('/') => {}
             Err(error) => return Err(error),
@@ -59,7 +84,7 @@ impl ContainerFiles {
             return Err(CopyError::Inside { path: path.to_owned(), errno: Errno::NOENT });
         }
         let directory = self.open(if above.is_empty() { "/" } else { above }, OFlags::PATH | OFlags::DIRECTORY)?;
-        Ok(Target { directory, path: above.to_owned(), new_name: Some(name.to_owned()) })
+        Ok(Target { directory, path: above.to_owned(), new_name: Some(name.to_owned()), top: None })
     }
 
     fn unpack(
@@ -126,9 +151,27 @@ impl ContainerFiles {
     }
 }
 
-/// Plain names of an entry's path, the first one replaced; empty for the archive's own `.`.
-fn parts_of(entry: &tar::Entry<'_, &mut dyn Read>, new_name: Option<&str>) -> Result<Vec<String>, CopyError> {
-    let path = entry.path().map_err(CopyError::Archive)?;
+/// Another name for a file that came before in the archive, or was there.
+fn link(
+    entry: &tar::Entry<'_, &mut dyn Read>,
+    target: &mut Target,
+    directory: BorrowedFd<'_>,
+    (name, shown): (&str, &str),
+) -> Result<(), CopyError> {
+    let first = entry.link_name().map_err(CopyError::Archive)?;
+    let parts = target.parts_of(&first.unwrap_or_default())?;
+    let Some((first, above)) = parts.split_last() else { return Err(CopyError::Entry { path: shown.to_owned() }) };
+    let mut from = target.directory.try_clone().map_err(CopyError::Archive)?;
+    for name in above {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        from = open_name(from.as_fd(), name, flags, Mode::empty()).map_err(inside(shown))?;
+    }
+    remove_file(directory, name).map_err(inside(shown))?;
+    linkat(from, first.as_str(), directory, name, AtFlags::empty()).map_err(inside(shown))
+}
+
+/// The names of a path that leads neither up nor elsewhere; none for `.`.
+fn plain_parts(path: &Path) -> Result<Vec<String>, CopyError> {
     let refused = || CopyError::Entry { path: path.display().to_string() };
     let mut parts = Vec::new();
     for part in path.components() {
@@ -140,9 +183,6 @@ fn parts_of(entry: &tar::Entry<'_, &mut dyn Read>, new_name: Option<&str>) -> Re
     }
     if parts.len() > DEPTH_MAX {
         return Err(CopyError::Depth { path: path.display().to_string() });
-    }
-    if let (Some(first), Some(new_name)) = (parts.first_mut(), new_name) {
-        new_name.clone_into(first);
     }
     Ok(parts)
 }
