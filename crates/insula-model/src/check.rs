@@ -67,6 +67,12 @@ const IPC_SYSCTLS: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
+/// What every container has in its own `/dev`.
+const OWN_DEVICES: [&str; 15] = [
+    "console", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+    "urandom", "zero",
+];
+
 /// Which text of a configuration is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Field {
@@ -182,6 +188,18 @@ pub enum CheckSpecError {
     Device {
         /// What was given.
         given: String,
+    },
+    /// A device at a place of `/dev` that every container has.
+    #[error(
+        "device target `{}` is in every container's own /dev; leave it out, or name another: {}:/dev/NAME",
+        target.escape_debug(),
+        source_path.escape_debug()
+    )]
+    OwnDevice {
+        /// The device on the host.
+        source_path: String,
+        /// Where it was to be.
+        target: String,
     },
     /// A tmpfs of no size, or with bits that are no permissions.
     #[error("tmpfs `{}` needs a size above 0 and a mode of at most 7777 octal", target.escape_debug())]
@@ -369,6 +387,10 @@ impl ContainerSpec {
             if !below_dev(&device.source) || !below_dev(&device.target) || !access {
                 let given = format!("{}:{}:{}", device.source, device.target, device.access);
                 return Err(CheckSpecError::Device { given: shortened(&given) });
+            }
+            if device.target.split('/').nth(2).is_some_and(|name| OWN_DEVICES.contains(&name)) {
+                let (source_path, target) = (shortened(&device.source), shortened(&device.target));
+                return Err(CheckSpecError::OwnDevice { source_path, target });
             }
             take(&device.target)?;
         }
@@ -681,6 +703,10 @@ mod tests {
         assert!(with("/dev/fuse", "/dev/fuse", "rwm") && with("/dev/net/tun", "/dev/net/tun", "r"));
         assert!(!with("/etc/shadow", "/dev/x", "r") && !with("/dev/fuse", "/fuse", "r"));
         assert!(!with("/dev/../etc/x", "/dev/x", "r"));
+        assert!(with("/dev/null", "/dev/nothing", "rw") && with("/dev/fuse", "/dev/mine/null", "rw"));
+        for own in ["/dev/null", "/dev/console", "/dev/pts/0", "/dev/shm/x", "/dev/ptmx"] {
+            assert!(!with("/dev/fuse", own, "rw"), "{own}");
+        }
         for bad in ["", "x", "rr", "rw ", "rwmr"] {
             assert!(!with("/dev/fuse", "/dev/fuse", bad), "{bad:?}");
         }

@@ -504,7 +504,7 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
     let node = Node::start();
     node.import_busybox();
     node.ok(["run", "-d", "--name", "c", "-p", "127.0.0.1:18973:80", "busybox", "sleep", "600"]);
-    let cases: [(i32, &[&str], &[&str]); 14] = [
+    let cases: [(i32, &[&str], &[&str]); 16] = [
         (
             4,
             &["run", "-d", "--name", "d", "-p", "18973:80", "busybox", "true"],
@@ -514,8 +514,10 @@ fn live_mistakes_are_answered_with_their_object_and_what_to_do() {
         (
             125,
             &["run", "--rm", "--sysctl", "net.none=1", "busybox", "true"],
-            &["open(/proc/sys/net/none)", "No such file"],
+            &["open(/proc/sys/net/none)", "No such file", "/proc/sys in a container"],
         ),
+        (125, &["run", "--rm", "--ulimit", "as=1", "busybox", "true"], &["process 1", "--ulimit"]),
+        (125, &["run", "--rm", "--device", "/dev/null", "busybox", "true"], &["`/dev/null`", "leave it out"]),
         (
             125,
             &["run", "--rm", "--init", "image", "busybox"],

@@ -115,6 +115,16 @@ pub fn parse_device(given: &str) -> Result<DeviceSpec, ParseValueError> {
     Ok(DeviceSpec { source: source.to_owned(), target: target.to_owned(), access: access.to_owned() })
 }
 
+/// A directory inside, without the slash that completion leaves at its end.
+///
+/// # Errors
+///
+/// None: whether it is one is the node's to say.
+pub fn parse_directory(given: &str) -> Result<String, std::convert::Infallible> {
+    let trimmed = given.trim_end_matches('/');
+    Ok(if trimmed.is_empty() { given } else { trimmed }.to_owned())
+}
+
 /// `DST[:size=SIZE][,mode=OCTAL]`
 ///
 /// # Errors
@@ -123,6 +133,7 @@ pub fn parse_device(given: &str) -> Result<DeviceSpec, ParseValueError> {
 pub fn parse_tmpfs(given: &str) -> Result<TmpfsMount, ParseValueError> {
     let form = "PATH[:size=SIZE,mode=OCTAL], such as /scratch:size=16MiB";
     let (target, options) = given.split_once(':').unwrap_or((given, ""));
+    let target = target.trim_end_matches('/');
     if !target.starts_with('/') || target.len() < 2 {
         return Err(wrong(given, form));
     }
@@ -265,9 +276,16 @@ mod tests {
         assert_eq!((plain.size, plain.mode), (Bytes::mib(64), 0o1777));
         let full = parse_tmpfs("/s:rw,size=16m,mode=700").unwrap();
         assert_eq!((full.target.as_str(), full.size, full.mode), ("/s", Bytes::mib(16), 0o700));
+        assert_eq!(parse_tmpfs("/s/:size=1m").unwrap().target, "/s");
         for bad in ["", "/", "x", "/x:size=", "/x:mode=8", "/x:mode=10000", "/x:exec=1"] {
             assert!(parse_tmpfs(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_directory_may_end_as_completion_leaves_it() {
+        let directories = ["/srv/", "/srv//", "/srv", "/", "", "./"].map(|given| parse_directory(given).unwrap());
+        assert_eq!(directories, ["/srv", "/srv", "/srv", "/", "", "."]);
     }
 
     #[test]

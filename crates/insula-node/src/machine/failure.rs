@@ -5,6 +5,9 @@ use insula_plan::protocol::failure::{Failure, FailureKind};
 use insula_plan::protocol::init::ExecError;
 use insula_plan::protocol::process::SpawnFailure;
 
+/// Name of the step that writes one of the container's kernel settings.
+const SETTING_STEP: &str = "setting";
+
 /// The launcher or keeper is not there.
 pub(super) fn lost(why: &str) -> Problem {
     Problem::new(ProblemCode::Internal, why).with_remedy("the daemon starts it again; try once more")
@@ -23,9 +26,17 @@ pub(super) fn failure_problem(failure: &Failure) -> Problem {
     };
     let mut problem = Problem::new(code, failure.to_string());
     problem.step = failure.step.as_deref().map(Into::into);
-    if let FailureKind::Spawn(spawn) = &failure.kind {
-        problem.remedy = spawn_remedy(spawn).map(str::to_owned);
-    }
+    let remedy = match &failure.kind {
+        FailureKind::Spawn(spawn) => spawn_remedy(spawn),
+        FailureKind::Step if failure.step.as_deref() == Some(SETTING_STEP) => {
+            Some("/proc/sys in a container shows which settings it has; name one of them, and a value that it takes")
+        }
+        FailureKind::WorkerLost => {
+            Some("try once more; if it fails each time, its memory or a --ulimit may be too little for any program")
+        }
+        _ => None,
+    };
+    problem.remedy = remedy.map(str::to_owned);
     problem
 }
 

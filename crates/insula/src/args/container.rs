@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use insula_model::{ContainerName, ImageRef, Signal};
 
 use super::DetachKeys;
-use crate::values::{KeyValue, Variable, parse_duration, parse_interval};
+use crate::values::{KeyValue, Variable, parse_directory, parse_duration, parse_interval};
 
 /// One or more containers.
 #[derive(Debug, Args)]
@@ -270,7 +270,7 @@ pub struct ExecArgs {
     #[arg(short, long, value_name = "USER")]
     pub user: Option<String>,
     /// Working directory
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_directory)]
     pub workdir: Option<String>,
     /// Keys that leave the terminal and hang the command up, as a window does that is closed; none unless they are named
     /// here, such as ctrl-p,ctrl-q
@@ -291,7 +291,7 @@ pub struct ShellArgs {
     #[arg(short, long, value_name = "USER")]
     pub user: Option<String>,
     /// Working directory
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_directory)]
     pub workdir: Option<String>,
     /// Container, by name or id
     #[arg(value_name = "NAME")]

@@ -12,8 +12,8 @@ use insula_model::{
 
 use super::DetachKeys;
 use crate::values::{
-    KeyValue, PortRange, Variable, parse_device, parse_duration, parse_host_entry, parse_label, parse_tmpfs,
-    parse_ulimit,
+    KeyValue, PortRange, Variable, parse_device, parse_directory, parse_duration, parse_host_entry, parse_label,
+    parse_tmpfs, parse_ulimit,
 };
 
 /// `insula run`
@@ -61,7 +61,7 @@ pub struct SpecArgs {
     #[arg(long)]
     pub strict: bool,
     /// Working directory
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_directory)]
     pub workdir: Option<String>,
     /// User: NAME, UID, NAME:GROUP or UID:GID
     #[arg(short, long, value_name = "USER")]
