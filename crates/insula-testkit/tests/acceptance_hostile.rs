@@ -488,7 +488,7 @@ fn live_a_daemon_that_does_not_start_leaves_no_process() {
     let (state, run) = (node.directory().join("state2"), node.directory().join("run2"));
     // Another node of the same name has the subnets, which is found out after the launcher was started.
     let mut second = node.insula(["node", "run", "--name", node.name()]);
-    second.arg("--state-dir").arg(&state).arg("--run-dir").arg(&run);
+    second.arg("--state-dir").arg(&state).arg("--run-dir").arg(&run).arg("--socket").arg(run.join("insula.sock"));
     let said = insula_testkit::run_bounded(second, b"", insula_testkit::PATIENCE);
     assert_eq!(said.code, 1, "{}", said.stderr);
     assert!(said.stderr.contains("subnets") && said.stderr.contains(node.name()), "{}", said.stderr);
