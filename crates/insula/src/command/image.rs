@@ -147,14 +147,22 @@ pub(super) async fn view(session: &mut Session, image: &ImageId) -> Result<Image
     Ok(session.client.get(&paths::image(image.name.as_str(), image.version.as_str())).await?)
 }
 
+/// What the node has by this reference: its version, else the default one of its name.
+async fn view_meant(session: &mut Session, image: &ImageRef) -> Result<ImageView, Failure> {
+    let name = image.name.as_str();
+    let path = image
+        .version
+        .as_ref()
+        .map_or_else(|| paths::image_default(name), |version| paths::image(name, version.as_str()));
+    Ok(session.client.get(&path).await?)
+}
+
 /// The version that `image` means: its own, else the default one of its name.
 async fn meant(session: &mut Session, image: &ImageRef) -> Result<ImageId, Failure> {
-    let name = image.name.clone();
-    if let Some(version) = image.version.clone() {
-        return Ok(ImageId { name, version });
+    match image.version.clone() {
+        Some(version) => Ok(ImageId { name: image.name.clone(), version }),
+        None => Ok(view_meant(session, image).await?.image),
     }
-    let view: ImageView = session.client.get(&paths::image_default(name.as_str())).await?;
-    Ok(view.image)
 }
 
 async fn build(session: &mut Session, args: RecipeArgs) -> Result<u8, Failure> {
@@ -243,8 +251,7 @@ pub(super) fn stage(stage: Stage) -> &'static str {
 async fn show(session: &mut Session, args: ImageRefsArgs) -> Result<u8, Failure> {
     let mut found = Vec::new();
     for image in &args.images {
-        let image = meant(session, image).await?;
-        found.push(view(session, &image).await?);
+        found.push(view_meant(session, image).await?);
     }
     let mut table = Table::new(["FIELD", "VALUE"]);
     found.iter().for_each(|view| details(&mut table, view));
