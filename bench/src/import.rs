@@ -17,7 +17,7 @@ use crate::stage::{self, Stage, StageError};
 use crate::world::{Layout, World};
 
 /// Rounds that count; the one before fills caches and does not.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 5;
 
 /// Where the peers see the archive's folder.
 const FOLDER: &str = "/tmp/import";

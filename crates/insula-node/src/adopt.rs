@@ -7,6 +7,9 @@
 //! | yes | no | as it was, by the facts or after a reboot by the record; the restart policy decides |
 //! | no | yes | killed and swept: a create that was never answered, or a delete that was |
 //! | no | anything in the run directory | swept |
+//!
+//! Whatever the last daemon was in the middle of with a container (`Facts::unfinished`, a change of image on trial) its
+//! driver finishes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

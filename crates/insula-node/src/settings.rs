@@ -35,6 +35,7 @@ impl Change {
         if let Some((image, asked)) = &self.image {
             record.spec.image = asked.clone();
             record.next_image = (record.image != *image).then(|| image.clone());
+            record.trial_health.clone_from(&self.trial_health);
             record.rolled_back = None;
         }
     }

@@ -2,8 +2,14 @@
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Duration;
 
 use insula_testkit::{Node, archive, eventually};
+
+/// Between two moments at which the daemon dies in the middle of an upgrade.
+const STEP: Duration = Duration::from_millis(7);
 
 /// A node with busybox in versions 1 and 2; what they are is in `/etc/version`.
 fn node() -> Node {
@@ -111,6 +117,64 @@ fn live_a08_a_set_image_whose_init_fails_is_taken_back_by_itself_with_its_cause(
     assert!(cause.contains("box@2") && cause.contains('5'), "{cause}");
     assert_eq!(version(&node, "c"), "1");
     assert_eq!(node.ok(["exec", "c", "cat", "/data/mark"]).text(), "kept");
+}
+
+#[test]
+fn live_a08_an_upgrade_whose_daemon_is_killed_at_any_moment_is_finished_or_undone() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "c", "box@1", "sleep", "1000"]);
+    node.ok(["exec", "c", "sh", "-c", "echo kept >/data/mark"]);
+    let mut finished = 0;
+    for round in 0..12 {
+        let from = version(&node, "c");
+        let to = if from == "1" { "2" } else { "1" };
+        let check = format!("grep -q {to} /etc/version");
+        let image = format!("box@{to}");
+        let mut upgrade = node.insula(["upgrade", "c", "--image", &image, "--health", &check, "--deadline", "60s"]);
+        let mut client = upgrade.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        sleep(STEP * round);
+        node.kill_daemon();
+        client.wait().unwrap();
+        node.start_daemon();
+        let shown = eventually("it runs and nothing is pending", || {
+            let shown = node.show("c");
+            (shown["state"] == "running" && shown["next_image"].is_null()).then_some(shown)
+        });
+        let now = version(&node, "c");
+        assert!(now == from || now == to, "{now}");
+        assert_eq!(shown["image"], format!("box@{now}"), "{shown}");
+        finished += usize::from(now == to);
+        assert_eq!(node.ok(["exec", "c", "cat", "/data/mark"]).text(), "kept");
+    }
+    println!("{finished} of 12 were finished");
+}
+
+#[test]
+fn live_a08_a_trial_goes_on_under_the_next_daemon() {
+    let mut node = node();
+    node.ok(["run", "-d", "--name", "c", "box@1", "sleep", "1000"]);
+    for (is_well, version_after) in [(false, "1"), (true, "2")] {
+        let check = ["--health", "test -e /data/well", "--deadline", "2s"];
+        let mut upgrade = node.insula([&["upgrade", "c", "--image", "box@2"], &check[..]].concat());
+        let mut client = upgrade.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        eventually("the new version runs", || {
+            (node.run(["exec", "c", "grep", "-q", "2", "/etc/version"]).code == 0).then_some(())
+        });
+        node.kill_daemon();
+        assert_ne!(client.wait().unwrap().code(), Some(0), "it cannot know");
+        node.start_daemon();
+        if is_well {
+            node.ok(["exec", "c", "touch", "/data/well"]);
+        }
+        let shown = eventually("the trial is over", || {
+            let shown = node.show("c");
+            let is_over = shown["state"] == "running" && shown["next_image"].is_null();
+            let image = format!("box@{version_after}");
+            (is_over && shown["image"] == image && (!is_well || shown["previous_image"] == "box@1")).then_some(shown)
+        });
+        assert_eq!(version(&node, "c"), version_after);
+        assert_eq!(shown["reason"].is_string(), !is_well, "{shown}");
+    }
 }
 
 #[test]

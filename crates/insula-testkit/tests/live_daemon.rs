@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use insula_testkit::{Node, eventually, kernel_is_since, program};
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,6 +81,54 @@ fn live_a_daemon_killed_while_containers_start_finishes_or_undoes_them() {
         }
         let words = ["delete", "--force"].into_iter().map(str::to_owned).chain(names(&node, &[]));
         node.ok(words.collect::<Vec<_>>());
+    }
+}
+
+/// What is asked of a running container when the daemon dies, and the states in which it may be found.
+const INTERRUPTED: [(&[&str], &[&str]); 5] = [
+    (&["stop", "c"], &["running", "stopped"]),
+    (&["restart", "c"], &["running"]),
+    (&["kill", "c"], &["running", "stopped"]),
+    (&["pause", "c"], &["running", "paused"]),
+    (&["delete", "--force", "c"], &["running", "gone"]),
+];
+
+#[test]
+fn live_whatever_a_daemon_is_killed_in_the_middle_of_is_finished_or_undone() {
+    let mut node = node();
+    for (words, states) in INTERRUPTED {
+        for round in 0..6 {
+            node.ok([
+                "run",
+                "-d",
+                "--name",
+                "c",
+                "busybox",
+                "sh",
+                "-c",
+                "trap 'sleep 0.02; exit 4' TERM; sleep 600 & wait",
+            ]);
+            let mut client = node.insula(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(6) * round);
+            node.kill_daemon();
+            client.wait().unwrap();
+            node.start_daemon();
+            let found = eventually("it is at rest", || {
+                let Some(shown) = node.json(["list"]).as_array().unwrap().first().cloned() else {
+                    return Some("gone".to_owned());
+                };
+                let state = shown["state"].as_str().unwrap().to_owned();
+                (!["starting", "stopping"].contains(&state.as_str())).then_some(state)
+            });
+            assert!(states.contains(&found.as_str()), "{words:?} in round {round}: {found}");
+            match found.as_str() {
+                "running" => assert_eq!(node.ok(["exec", "c", "echo", "up"]).text(), "up"),
+                "paused" => drop(node.ok(["resume", "c"])),
+                "stopped" => drop(node.ok(["start", "c"])),
+                _ => continue,
+            }
+            node.ok(["delete", "--force", "c"]);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::io::{PipeWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use insula_testkit::{Finished, Node, PATIENCE, archive, eventually, finish_bounded};
 use rustix::process::{Pid, Signal, kill_process};
@@ -155,6 +156,34 @@ fn live_a_worker_ends_with_its_daemon() {
     assert_ne!(slow.end().code, 0);
     node.start_daemon();
     assert_untouched(&node);
+}
+
+#[test]
+fn live_an_import_whose_daemon_is_killed_at_any_moment_is_there_or_not() {
+    let mut node = Node::start();
+    let path = node.directory().join("many.tar");
+    write_many(&path, 2_000);
+    let path = path.to_str().unwrap();
+    let mut missing = 0;
+    for round in 0..12 {
+        let name = format!("many@{round}");
+        let mut import = node.insula(["image", "import", &name, path]);
+        let mut client = import.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(8) * round);
+        node.kill_daemon();
+        client.wait().unwrap();
+        node.start_daemon();
+        let incoming = std::fs::read_dir(node.state_dir().join("images/.incoming")).unwrap();
+        assert_eq!(incoming.count(), 0, "round {round}");
+        if node.run(["image", "show", &name]).code == 3 {
+            missing += 1;
+            node.ok(["image", "import", &name, path]);
+        }
+        node.ok(["image", "verify", &name]);
+    }
+    assert!(missing > 0, "none was cut off");
+    let freed = node.json(["image", "gc"]);
+    assert_eq!(freed["freed_bytes"], 0, "nothing is in the store but its images: {freed}");
 }
 
 /// An archive of `count` small files, as it is written out.

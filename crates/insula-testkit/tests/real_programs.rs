@@ -4,7 +4,7 @@
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use insula_testkit::{Node, debian_archive, eventually};
@@ -50,6 +50,38 @@ fn live_debian_servers_serve() {
     let redis = format!("{}:6379", address(&node, "redis"));
     answers(&redis, "SET key value\r\n", "+OK");
     answers(&redis, "GET key\r\n", "value");
+}
+
+/// Answers every datagram with its text in upper case.
+const DATAGRAMS: &str = "import socket\n\
+                         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                         s.bind(('', 53))\n\
+                         while True:\n \
+                         text, asker = s.recvfrom(512)\n \
+                         s.sendto(text.upper(), asker)";
+
+#[test]
+fn live_debian_a_published_port_of_datagrams_leads_to_the_container() {
+    let node = node();
+    let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asker.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let publish = format!("127.0.0.1:{port}:53/udp");
+    node.ok(["run", "-d", "--name", "c", "-p", &publish, "debian", "python3", "-c", DATAGRAMS]);
+    assert_eq!(node.ok(["port", "c"]).stdout.lines().last().unwrap(), publish);
+    let ask = || {
+        asker.send_to(b"hello", ("127.0.0.1", port)).ok()?;
+        let mut answer = [0; 16];
+        let length = asker.recv(&mut answer).ok()?;
+        Some(answer[..length].to_vec())
+    };
+    assert_eq!(eventually("the container answers", ask), b"HELLO");
+    // The flow that is known already finds the container that comes after a restart, too.
+    node.ok(["restart", "c"]);
+    assert_eq!(eventually("the container answers again", ask), b"HELLO");
+    assert!(UdpSocket::bind(("127.0.0.1", port)).is_err(), "the port is reserved");
+    node.ok(["delete", "--force", "c"]);
+    assert!(UdpSocket::bind(("127.0.0.1", port)).is_ok(), "the port is free again");
 }
 
 /// Asks the kernel for the number of the session keyring; prints it, or the error's.

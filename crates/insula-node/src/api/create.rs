@@ -114,6 +114,7 @@ pub(crate) async fn create_container(
         image: resolved.image.clone(),
         previous_image: None,
         next_image: None,
+        trial_health: None,
         rolled_back: None,
         ids,
         addresses,

@@ -257,8 +257,10 @@ fn change_image(
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 
-fn runs_what_it_shall(snapshot: &Snapshot) -> bool {
-    snapshot.record.next_image.is_none() && snapshot.facts.image.as_ref() == Some(&snapshot.record.image)
+/// Whether what `change` wants is the last good version, and runs.
+fn runs_already(snapshot: &Snapshot, change: &Change) -> bool {
+    let wanted = change.image.as_ref().map(|(image, _)| image);
+    wanted == Some(&snapshot.record.image) && snapshot.facts.image.as_ref() == wanted
 }
 
 async fn carry_out_change(
@@ -268,17 +270,16 @@ async fn carry_out_change(
     grace: Duration,
     progress: Progress,
 ) -> Result<serde_json::Value, Problem> {
-    progress.report("changing the image", 0, None);
-    handle.send(|answer| Command::Set { change: Box::new(change), answer }).await?;
     let snapshot = handle.snapshot();
-    let answered = if kind == OperationKind::Rollback && runs_what_it_shall(&snapshot) {
+    let change = Box::new(change);
+    let answered = if kind == OperationKind::Rollback && runs_already(&snapshot, &change) {
         // The change that is taken back never ran.
-        Answer::Done
+        handle.send(|answer| Command::Set { change, answer }).await?
     } else {
         if snapshot.is_up() {
             progress.report("restarting and checking health", 0, None);
         }
-        handle.ask(Ask::Upgrade { grace }).await?
+        handle.send(|answer| Command::Upgrade { change, grace, answer }).await?
     };
     let snapshot = handle.snapshot();
     let rolled_back = match answered {

@@ -1,13 +1,14 @@
 //! Requests to a driver and their answers: changes of the configuration, names, and what a verb came to.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use insula_api::{Problem, ProblemCode};
-use insula_model::ContainerName;
+use insula_model::{ContainerName, ContainerState};
 
 use super::driver::Driver;
 use super::handle::{AnswerSender, gone};
-use super::lend::LentFiles;
+use super::lend::{Lent, LentFiles};
 use super::record::Kept;
 use super::words::{Activity, Ask, ChangePending, Input, Reply, Ticket};
 use crate::host::Streams;
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Ask { ask: Ask, streams: Streams, answer: AnswerSender },
     /// Changes of the configuration, checked already.
     Set { change: Box<Change>, answer: AnswerSender },
+    /// Changes of the image, checked already, and the restart that tries them; refused as a whole when it cannot begin.
+    Upgrade { change: Box<Change>, grace: Duration, answer: AnswerSender },
     /// Another name.
     Rename { name: ContainerName, answer: AnswerSender },
     /// The files of a container that does not run.
@@ -52,45 +55,51 @@ pub(crate) struct Attachment {
 
 impl Command {
     pub(super) fn refuse(self, problem: Problem) {
-        let (Self::Ask { answer, .. } | Self::Set { answer, .. } | Self::Rename { answer, .. } | Self::Lend { answer }) =
-            self;
+        let (Self::Ask { answer, .. }
+        | Self::Set { answer, .. }
+        | Self::Upgrade { answer, .. }
+        | Self::Rename { answer, .. }
+        | Self::Lend { answer }) = self;
         answer.send(Err(problem)).ok();
     }
 }
 
 impl Driver {
-    pub(super) async fn set(&mut self, change: Change, answer: AnswerSender) {
+    pub(super) async fn upgrade(&mut self, change: Change, grace: Duration, answer: AnswerSender) {
+        let is_busy = matches!(self.lifecycle.state(), Some(ContainerState::Starting | ContainerState::Stopping));
+        let changed = match self.lent {
+            _ if is_busy => Ok(Answer::Done),
+            Lent::No => self.set(change).await,
+            _ => Err(self.lent_problem()),
+        };
+        match changed {
+            // What is under way is known to who refuses it.
+            Ok(_) => self.ask(Ask::Upgrade { grace }, answer).await,
+            Err(problem) => drop(answer.send(Err(problem))),
+        }
+    }
+
+    pub(super) async fn set(&mut self, change: Change) -> Result<Answer, Problem> {
         if self.lifecycle.upgrading() {
-            answer.send(Err(self.busy(Activity::Upgrade))).ok();
-            return;
+            return Err(self.busy(Activity::Upgrade));
         }
         let mut record = self.record.clone();
         change.apply(&mut record);
         if record.spec.network != self.record.spec.network {
-            match self.context.host.claim_addresses(record.spec.network, record.addresses) {
-                Ok(addresses) => record.addresses = addresses,
-                Err(problem) => {
-                    answer.send(Err(problem)).ok();
-                    return;
-                }
-            }
+            record.addresses = self.context.host.claim_addresses(record.spec.network, record.addresses)?;
         }
         let old_limits = self.spec.resources.clone();
         if self.facts.pid.is_some()
             && let Ok(resolved) = self.context.config.resolve(&record.spec)
-            && let Err(problem) = self.context.ledger.reserve(record.id, &resolved.resources)
         {
-            answer.send(Err(problem)).ok();
-            return;
+            self.context.ledger.reserve(record.id, &resolved.resources)?;
         }
         if self.kept == Kept::Stored
             && let Err(error) = self.context.store.put(record.clone()).await
         {
             self.context.ledger.adopt(self.record.id, &old_limits);
-            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
-            return;
+            return Err(Problem::from_chain(ProblemCode::Internal, &error));
         }
-        self.trial_health.clone_from(&change.trial_health);
         let health_before = std::mem::replace(&mut self.record, record).spec.health;
         self.resolve();
         let pending = if self.record.next_image.is_some() { ChangePending::Yes } else { ChangePending::No };
@@ -109,7 +118,7 @@ impl Driver {
         }
         self.publish();
         self.event("set", &[]);
-        answer.send(result).ok();
+        result
     }
 
     pub(super) async fn rename(&mut self, name: ContainerName, answer: AnswerSender) {

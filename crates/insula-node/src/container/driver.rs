@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use insula_api::{EventSubject, Problem, ProblemCode};
-use insula_model::{ContainerSpec, ContainerState, HealthCheck, ImageId, RestartPolicy};
+use insula_model::{ContainerSpec, ContainerState, ImageId, RestartPolicy};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +25,7 @@ use super::lend::{Holder, Lent};
 use super::lifecycle::Lifecycle;
 use super::record::{ContainerRecord, Kept};
 use super::snapshot::Snapshot;
-use super::words::{AtEnd, ChangePending, Effect, Found, Input, Ticket, Verdict, Version, Wanted};
+use super::words::{Ask, AtEnd, ChangePending, Effect, Found, Input, Ticket, Unfinished, Verdict, Version, Wanted};
 use crate::context::Context;
 use crate::events::About;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams};
@@ -95,7 +95,6 @@ pub(crate) struct Driver {
     pub(super) streams: Streams,
     pub(super) attachment: Option<Attachment>,
     pub(super) problem: Option<Problem>,
-    pub(super) trial_health: Option<HealthCheck>,
     pub(super) kept: Kept,
     pub(super) unsaved: bool,
     pub(super) saving: bool,
@@ -171,7 +170,6 @@ impl Driver {
             streams: Streams::Detached,
             attachment: None,
             problem: None,
-            trial_health: None,
             kept,
             unsaved: false,
             saving: false,
@@ -212,7 +210,12 @@ impl Driver {
     async fn resume(&mut self) {
         let up = matches!(self.lifecycle.state(), Some(ContainerState::Running | ContainerState::Paused));
         let on_trial = up && self.record.next_image.is_some() && self.facts.image == self.record.next_image;
-        if on_trial {
+        let unfinished = self.facts.unfinished.filter(|what| !(up && *what == Unfinished::Start));
+        if let Some(unfinished) = unfinished {
+            tracing::info!(container = %self.record.name, ?unfinished, "finished now");
+            let effects = self.lifecycle.finish(unfinished);
+            self.perform(effects).await;
+        } else if on_trial {
             let effects = self.lifecycle.resume_trial();
             self.perform(effects).await;
         } else if !up && self.record.wanted == Wanted::Running && self.record.spec.restart != RestartPolicy::No {
@@ -247,18 +250,25 @@ impl Driver {
                 if attaching {
                     self.streams = streams;
                 }
-                self.last_ticket += 1;
-                let ticket = Ticket(self.last_ticket);
-                self.answers.insert(ticket, answer);
-                let effects = self.lifecycle.step(Input::Asked(ticket, ask));
-                self.perform(effects).await;
+                self.ask(ask, answer).await;
                 if !matches!(self.lifecycle.state(), Some(ContainerState::Starting | ContainerState::Stopping)) {
                     self.streams = Streams::Detached;
                 }
             }
-            Command::Set { change, answer } => self.set(*change, answer).await,
+            Command::Set { change, answer } => {
+                answer.send(self.set(*change).await).ok();
+            }
+            Command::Upgrade { change, grace, answer } => self.upgrade(*change, grace, answer).await,
             Command::Rename { name, answer } => self.rename(name, answer).await,
         }
+    }
+
+    pub(super) async fn ask(&mut self, ask: Ask, answer: AnswerSender) {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.answers.insert(ticket, answer);
+        let effects = self.lifecycle.step(Input::Asked(ticket, ask));
+        self.perform(effects).await;
     }
 
     async fn happened(&mut self, happening: Happening) {
@@ -369,6 +379,7 @@ impl Driver {
     }
 
     pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
+        self.note_unfinished();
         let mut queue = VecDeque::from(effects);
         let mut replies = Vec::new();
         while let Some(effect) = queue.pop_front() {
@@ -384,6 +395,16 @@ impl Driver {
         }
         self.attachment = None;
         self.save_if_needed();
+    }
+
+    /// Writes down what the next daemon is to finish, before anything of it is done. A start writes its facts itself,
+    /// and what is finished is written with what came of it.
+    fn note_unfinished(&mut self) {
+        let unfinished = self.lifecycle.unfinished();
+        let before = std::mem::replace(&mut self.facts.unfinished, unfinished);
+        if unfinished != before && unfinished.is_some_and(|unfinished| unfinished != Unfinished::Start) {
+            self.write_facts();
+        }
     }
 
     async fn perform_one(&mut self, effect: Effect) -> Option<Input> {
@@ -498,7 +519,7 @@ impl Driver {
         self.generations.trial += 1;
         let generation = self.generations.trial;
         let image = self.facts.image.clone().unwrap_or_else(|| self.record.image.clone());
-        let asked = trial::Trial { image, health: self.trial_health.clone() };
+        let asked = trial::Trial { image, health: self.record.trial_health.clone() };
         let watch = trial::watch(self.context.clone(), self.published.subscribe(), asked);
         self.happenings.push(Box::pin(async move { Happening::TrialEnded { generation, result: watch.await } }));
     }
@@ -509,11 +530,13 @@ impl Driver {
             self.record.previous_image = Some(std::mem::replace(&mut self.record.image, image));
             self.record.rolled_back = None;
         }
+        self.record.trial_health = None;
         self.unsaved = true;
     }
 
     fn drop_change(&mut self) {
         self.record.next_image = None;
+        self.record.trial_health = None;
         self.record.spec.image = self.record.image.clone().into();
         self.resolve();
         let reason = self.record.rolled_back.clone().unwrap_or_default();

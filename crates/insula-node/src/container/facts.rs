@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::ContainerRecord;
+use super::words::Unfinished;
 use crate::machine::Traces;
 
 /// Largest facts or record file that is read back, in bytes.
@@ -52,6 +53,9 @@ pub(crate) struct Facts {
     /// Starts in a row by the restart policy.
     #[serde(default)]
     pub(crate) restarts: u32,
+    /// What a daemon that ends now leaves to the next one.
+    #[serde(default)]
+    pub(crate) unfinished: Option<Unfinished>,
 }
 
 /// The folder of facts of all containers of a node.

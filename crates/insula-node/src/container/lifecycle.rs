@@ -25,6 +25,10 @@
 //!
 //! A change of image is a *trial*: until it passed, the container's last good version is kept, and a start that
 //! fails, an exit with another code than 0 or a failed health check brings that version back.
+//!
+//! A stop, a restart, an upgrade and a delete take a while, and the daemon may die meanwhile: [`Lifecycle::unfinished`]
+//! says what is then left to do, and [`Lifecycle::finish`] goes on with it under the next daemon. A start that follows
+//! no end is not among them: who asked for it waited for it, and is told that it is not known.
 
 use std::time::Duration;
 
@@ -32,7 +36,8 @@ use insula_model::{ContainerState, RestartPolicy, Signal};
 
 use super::backoff::{self, STABLE_AFTER};
 use super::words::{
-    Activity, Ask, AtEnd, ChangePending, Effect, Force, Found, Input, Reply, Ticket, Verdict, Version, Wanted,
+    Activity, Ask, AtEnd, ChangePending, Effect, Force, Found, Input, Reply, Ticket, Unfinished, Verdict, Version,
+    Wanted,
 };
 
 /// Time that a failed version has from the stop signal to the kill.
@@ -95,6 +100,10 @@ pub(crate) struct Lifecycle {
     rolled_back: bool,
     restarts: u32,
     user_stopped: bool,
+    /// Time that the stop under way gives.
+    grace: Duration,
+    /// Whether the start under way follows an end that was asked for.
+    again: bool,
     waiters: Vec<(Ticket, Goal)>,
     effects: Vec<Effect>,
 }
@@ -119,6 +128,8 @@ impl Lifecycle {
             rolled_back: false,
             restarts: 0,
             user_stopped: false,
+            grace: Duration::ZERO,
+            again: false,
             waiters: Vec::new(),
             effects: Vec::new(),
         }
@@ -166,6 +177,43 @@ impl Lifecycle {
         pause.map(|pause| Effect::ArmRestart(pause.saturating_sub(ago))).into_iter().collect()
     }
 
+    /// What is under way and must be finished by whoever comes after this daemon.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        let grace = self.grace;
+        match self.phase {
+            Phase::Starting { then: Some(AfterStart::Stop { grace }), .. } => Some(Unfinished::Stop { grace }),
+            Phase::Starting { then: None, .. } => self.again.then_some(Unfinished::Start),
+            Phase::Stopping(Next::Rest(..)) => Some(Unfinished::Stop { grace }),
+            Phase::Stopping(Next::Start(_)) | Phase::Cleaning(Next::Start(_)) => Some(Unfinished::Restart { grace }),
+            // What is deleted at its end by its own nature is found to be so.
+            Phase::Cleaning(Next::Delete) if self.at_end == AtEnd::Delete => None,
+            Phase::Starting { then: Some(AfterStart::Delete), .. }
+            | Phase::Stopping(Next::Delete)
+            | Phase::Cleaning(Next::Delete) => Some(Unfinished::Delete),
+            Phase::Idle(_) | Phase::Running | Phase::Paused | Phase::Cleaning(Next::Rest(..)) | Phase::Gone => None,
+        }
+    }
+
+    /// Goes on with what an earlier daemon left unfinished.
+    pub(crate) fn finish(&mut self, unfinished: Unfinished) -> Vec<Effect> {
+        let up = matches!(self.phase, Phase::Running | Phase::Paused);
+        match unfinished {
+            Unfinished::Stop { grace } => {
+                self.want(Wanted::Stopped);
+                if up {
+                    self.begin_stop(grace, Next::Rest(Rest::Stopped, None));
+                }
+            }
+            Unfinished::Restart { grace } if up => self.begin_stop(grace, Next::Start(Version::Wanted)),
+            Unfinished::Start if up => {}
+            // The sweep may have been cut off.
+            Unfinished::Restart { .. } | Unfinished::Start => self.begin_cleaning(Next::Start(Version::Wanted)),
+            Unfinished::Delete if up => self.begin_delete_running(),
+            Unfinished::Delete => self.begin_cleaning(Next::Delete),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
     /// Takes one input and says what is to be done, in order.
     pub(crate) fn step(&mut self, input: Input) -> Vec<Effect> {
         match input {
@@ -183,6 +231,7 @@ impl Lifecycle {
             }
             Input::RestartDue => {
                 if matches!(self.phase, Phase::Idle(_)) && !self.user_stopped {
+                    self.again = false;
                     self.restarts = self.restarts.saturating_add(1);
                     self.begin_start(Version::Wanted);
                 }
@@ -229,6 +278,7 @@ impl Lifecycle {
         match self.phase {
             Phase::Idle(_) => {
                 self.restarts = 0;
+                self.again = false;
                 self.want(Wanted::Running);
                 self.wait(ticket, Goal::Running);
                 self.begin_start(Version::Wanted);
@@ -262,6 +312,7 @@ impl Lifecycle {
             }
             Phase::Stopping(next) => {
                 self.effects.push(Effect::ArmStop(grace));
+                self.grace = grace;
                 self.wait(ticket, Goal::Stopped);
                 self.phase = Phase::Stopping(self.without_start(next));
             }
@@ -378,6 +429,7 @@ impl Lifecycle {
 
     fn begin_stop(&mut self, grace: Duration, next: Next) {
         self.end_trial();
+        self.grace = grace;
         if grace.is_zero() {
             self.effects.push(Effect::KillAll);
         } else {
@@ -507,7 +559,10 @@ impl Lifecycle {
                     self.effects.push(Effect::ArmRestart(pause));
                 }
             }
-            Next::Start(version) => self.begin_start(version),
+            Next::Start(version) => {
+                self.again = true;
+                self.begin_start(version);
+            }
             Next::Delete => {
                 self.phase = Phase::Gone;
                 self.effects.push(Effect::Forget);

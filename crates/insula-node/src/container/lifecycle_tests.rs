@@ -252,6 +252,47 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// The daemon dies; the next one finds what there is, and what the dead one wrote down.
+    fn die(&mut self, lifecycle: &mut Lifecycle, (policy, at_end): (RestartPolicy, AtEnd), choice: u8) {
+        let unfinished = lifecycle.unfinished();
+        self.open.clear();
+        self.trial = false;
+        if std::mem::take(&mut self.starting) {
+            self.running = choice.is_multiple_of(2);
+        }
+        if std::mem::take(&mut self.sweeping) {
+            self.dirty = false;
+        }
+        *lifecycle = Lifecycle::new(if self.running { Found::Running } else { Found::Ended }, policy, at_end);
+        if let Some(unfinished) = unfinished {
+            let effects = lifecycle.finish(unfinished);
+            self.perform(lifecycle, effects);
+        }
+    }
+
+    /// As many steps of what is under way, all of which succeed, as there are, or `steps`.
+    fn go_on(&mut self, lifecycle: &mut Lifecycle, steps: usize) {
+        for _ in 0..steps {
+            let is_under_way = matches!(lifecycle.state(), Some(ContainerState::Starting | ContainerState::Stopping));
+            let Some(input) = is_under_way.then(|| self.next(1)).flatten() else { break };
+            let effects = lifecycle.step(input);
+            self.perform(lifecycle, effects);
+        }
+    }
+
+    /// Whatever was begun ends.
+    fn settle(&mut self, lifecycle: &mut Lifecycle) {
+        for round in 0..40u8 {
+            let effects = lifecycle.step(Input::StopDeadline);
+            self.perform(lifecycle, effects);
+            let Some(input) = self.next(if self.starting { 1 } else { round.wrapping_mul(2) }) else { break };
+            let effects = lifecycle.step(input);
+            self.perform(lifecycle, effects);
+        }
+    }
+}
+
 fn any_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         Just(Ask::Start),
@@ -318,14 +359,32 @@ proptest! {
                 machine.perform(&mut lifecycle, effects);
             }
         }
-        // Whatever was begun ends, and then nobody waits any more.
-        for round in 0..40u8 {
-            let effects = lifecycle.step(Input::StopDeadline);
-            machine.perform(&mut lifecycle, effects);
-            let Some(input) = machine.next(if machine.starting { 1 } else { round.wrapping_mul(2) }) else { break };
-            let effects = lifecycle.step(input);
-            machine.perform(&mut lifecycle, effects);
-        }
+        // Then nobody waits any more.
+        machine.settle(&mut lifecycle);
         prop_assert!(machine.open.is_empty(), "never answered: {:?} in {:?}", machine.open, lifecycle);
+    }
+
+    #[test]
+    fn whatever_daemons_die_in_the_middle_of_is_finished(
+        (ask, is_up, is_gone) in prop_oneof![
+            Just((Ask::Stop { grace: GRACE }, false, false)),
+            Just((Ask::Restart { grace: GRACE }, true, false)),
+            Just((Ask::Upgrade { grace: GRACE }, true, false)),
+            Just((Ask::Delete(Force::Yes), false, true)),
+        ],
+        deaths in proptest::collection::vec((0..4usize, any::<u8>()), 1..4),
+        policy in prop_oneof![Just(RestartPolicy::No), Just(RestartPolicy::Always)],
+    ) {
+        let mut lifecycle = running(policy);
+        let mut machine = Machine { running: true, ..Machine::default() };
+        machine.open.insert(Ticket(9), ());
+        let effects = lifecycle.step(Input::Asked(Ticket(9), ask));
+        machine.perform(&mut lifecycle, effects);
+        for (steps, choice) in deaths {
+            machine.go_on(&mut lifecycle, steps);
+            machine.die(&mut lifecycle, (policy, AtEnd::Keep), choice);
+        }
+        machine.go_on(&mut lifecycle, usize::MAX);
+        prop_assert_eq!((machine.running, machine.gone), (is_up, is_gone), "{:?}", lifecycle);
     }
 }

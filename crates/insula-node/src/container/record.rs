@@ -1,6 +1,6 @@
 //! Intent: what the store keeps of a container.
 
-use insula_model::{ContainerId, ContainerName, ContainerSpec, IdRange, ImageId};
+use insula_model::{ContainerId, ContainerName, ContainerSpec, HealthCheck, IdRange, ImageId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,9 @@ pub(crate) struct ContainerRecord {
     /// A version that was set and has not proved good yet.
     #[serde(default)]
     pub(crate) next_image: Option<ImageId>,
+    /// How that version proves good, when the upgrade said; the container's or image's own check when absent.
+    #[serde(default)]
+    pub(crate) trial_health: Option<HealthCheck>,
     /// Why the last change of image was taken back.
     #[serde(default)]
     pub(crate) rolled_back: Option<String>,

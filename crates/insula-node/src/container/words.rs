@@ -190,6 +190,20 @@ pub(crate) enum AtEnd {
     Delete,
 }
 
+/// What was asked for and is not done yet. Kept with the facts: the next daemon finishes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Unfinished {
+    /// To end: stop signal, then after `grace` the kill.
+    Stop { grace: Duration },
+    /// To end likewise and to run again.
+    Restart { grace: Duration },
+    /// To run again: what ran before has ended and nothing of it is left.
+    Start,
+    /// To be gone.
+    Delete,
+}
+
 /// How a container was found when the daemon started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {

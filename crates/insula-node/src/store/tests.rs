@@ -14,6 +14,7 @@ fn record(number: u128) -> ContainerRecord {
         image: "debian@12".parse().unwrap(),
         previous_image: None,
         next_image: None,
+        trial_health: None,
         rolled_back: None,
         ids: IdRange { base: 1 << 20, size: IdRange::SIZE },
         addresses: crate::container::record::Addresses::default(),
