@@ -81,8 +81,9 @@ const MEMORY_BASE_BYTES: u64 = 64 << 20;
 const MEMORY_ENTRY_BYTES: u64 = 200;
 /// Open files: what a walk keeps open is as deep as the longest path has components.
 const FILES_MAX: u64 = 4_096;
-/// Threads of the worker: itself, one that reads ahead, one that writes, one that hashes; some to spare.
-const THREADS_MAX: u64 = 8;
+/// Threads of the worker: itself, one that reads ahead, one that writes, one that hashes. The kernel counts those of the
+/// user, and so workers that ended with their daemon and that the machine's init has not waited for yet.
+const THREADS_MAX: u64 = 64;
 
 /// Private memory that a worker may have.
 fn memory_bytes_max(limits: &TreeLimits) -> u64 {

@@ -88,10 +88,13 @@ fn work(order: Order, files: [File; 4], channel: &Channel) -> Result<Word, Failu
 /// Who has to do something about an error.
 fn fault(error: &ConvertError) -> Fault {
     let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-    let mut kinds = chain.filter_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind);
-    let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let kinds: Vec<_> = chain.filter_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind).collect();
+    let is_full = |kind: &_| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    // A thread or memory that the kernel did not give.
+    let is_refused = |kind: &_| matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory);
     match error {
-        _ if kinds.any(is_full) => Fault::DiskFull,
+        _ if kinds.iter().any(is_full) => Fault::DiskFull,
+        _ if kinds.iter().any(is_refused) => Fault::Machine,
         ConvertError::Entry(error) if matches!(error.cause, AddEntryCause::Write(_)) => Fault::Machine,
         ConvertError::Image(WriteImageError::Write(_) | WriteImageError::Metadata(_))
         | ConvertError::Cancelled(Cancelled) => Fault::Machine,
