@@ -30,7 +30,6 @@ use crate::context::Context;
 use crate::events::About;
 use crate::host::{Exit, RootSource, StartOrder, Started, Streams};
 use crate::store::CommitError;
-use crate::trial;
 
 /// Requests that may wait for a driver; more are refused.
 const COMMANDS_MAX: usize = 64;
@@ -70,7 +69,7 @@ pub(super) enum Happening {
 pub(super) struct Generations {
     stop: u64,
     restart: u64,
-    trial: u64,
+    pub(super) trial: u64,
     pub(super) check: u64,
 }
 
@@ -513,35 +512,6 @@ impl Driver {
             addresses: self.record.addresses,
             streams,
         })
-    }
-
-    fn begin_trial(&mut self) {
-        self.generations.trial += 1;
-        let generation = self.generations.trial;
-        let image = self.facts.image.clone().unwrap_or_else(|| self.record.image.clone());
-        let asked = trial::Trial { image, health: self.record.trial_health.clone() };
-        let watch = trial::watch(self.context.clone(), self.published.subscribe(), asked);
-        self.happenings.push(Box::pin(async move { Happening::TrialEnded { generation, result: watch.await } }));
-    }
-
-    fn keep_change(&mut self) {
-        if let Some(image) = self.record.next_image.take() {
-            self.event("upgraded", &[("image", image.to_string()), ("former_image", self.record.image.to_string())]);
-            self.record.previous_image = Some(std::mem::replace(&mut self.record.image, image));
-            self.record.rolled_back = None;
-        }
-        self.record.trial_health = None;
-        self.unsaved = true;
-    }
-
-    fn drop_change(&mut self) {
-        self.record.next_image = None;
-        self.record.trial_health = None;
-        self.record.spec.image = self.record.image.clone().into();
-        self.resolve();
-        let reason = self.record.rolled_back.clone().unwrap_or_default();
-        self.event("rolled_back", &[("image", self.record.image.to_string()), ("reason", reason)]);
-        self.unsaved = true;
     }
 
     /// Makes [`Self::spec`] anew of the record's.

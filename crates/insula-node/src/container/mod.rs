@@ -7,6 +7,7 @@
 //!                           │ driver.rs      performs effects on the host, feeds back what happened
 //!                           │ backoff.rs     when a restart policy starts it again, pure
 //!                           │ paperwork.rs   writes down what was decided and what happened
+//!                           │ change.rs      tries, keeps or takes back a change of image
 //!                           │ command.rs     takes requests, gives answers
 //!                           │ lend.rs        gives who copies the files of what does not run
 //!                           │ health.rs      runs the health check, counts its results
@@ -18,6 +19,7 @@
 //! `facts.rs` is what happened (kept in the run directory).
 
 mod backoff;
+mod change;
 pub(crate) mod command;
 pub(crate) mod driver;
 pub(crate) mod facts;
