@@ -138,17 +138,33 @@ fn live_debian_a_package_is_installed_in_a_writable_root() {
 
 #[test]
 fn live_debian_systemd_boots_a_whole_system_and_stops() {
-    let node = node();
-    node.ok(["run", "-d", "--name", "system", "--init", "image", "debian"]);
-    eventually("all is started", || {
-        let said = node.run(["exec", "system", "systemctl", "is-system-running"]).stdout;
-        ["running", "degraded"].contains(&said.trim()).then_some(())
-    });
+    let node = Node::start();
+    let recipe = node.directory().join("system.toml");
+    let base = format!("[base]\ntar = \"{}\"\n", debian_archive().display());
+    std::fs::write(&recipe, format!("name = \"system\"\nversion = \"1\"\n{base}[config]\ninit = \"systemd\"\n"))
+        .unwrap();
+    node.ok(["image", "build", recipe.to_str().unwrap()]);
+    node.ok(["run", "-d", "--name", "system", "system"]);
+    let wait_until_started = || {
+        eventually("all is started", || {
+            let said = node.run(["exec", "system", "systemctl", "is-system-running"]).stdout;
+            ["running", "degraded"].contains(&said.trim()).then_some(())
+        });
+    };
+    wait_until_started();
     assert_eq!(node.ok(["exec", "system", "cat", "/proc/1/comm"]).text(), "systemd");
     answers(&format!("{}:22", address(&node, "system")), "SSH-2.0-test\r\n", "SSH-2.0-OpenSSH");
     answers(&format!("{}:80", address(&node, "system")), "GET / HTTP/1.0\r\n\r\n", "200 OK");
     let logs = node.ok(["logs", "system"]).stdout;
     assert!(logs.contains("Reached target"), "the console is the log: {logs}");
+    // Its host keys are its own, and stay though `/etc` is reset.
+    let host_key = || node.ok(["exec", "system", "cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).text().to_owned();
+    let key = host_key();
+    node.ok(["restart", "--timeout", "50", "system"]);
+    wait_until_started();
+    answers(&format!("{}:22", address(&node, "system")), "SSH-2.0-test\r\n", "SSH-2.0-OpenSSH");
+    assert_eq!(host_key(), key);
+    node.ok(["run", "--rm", "system", "sh", "-c", "! ls /etc/ssh/ssh_host_*"]);
     // However long it takes on this machine: one that is killed ends with 137.
     node.ok(["stop", "--timeout", "50", "system"]);
     let shown = node.show("system");

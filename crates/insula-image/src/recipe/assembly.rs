@@ -13,17 +13,13 @@ use super::build::BuildCause;
 use super::normalise::Normaliser;
 use super::packages::{DPKG_STATUS, DPKG_STATUS_BYTES_MAX, parse_dpkg_status};
 use super::parse::{FileContent, FileEntry, Recipe};
+use super::systemd::{self, Addition, Content};
 use crate::archive::{EntryFilter, add_filtered, walk_directory};
 use crate::attributes::{Attributes, Mtime};
 use crate::draft::{NewEntry, NewKind};
-use crate::erofs::{AddEntryError, ImageWriter};
+use crate::erofs::ImageWriter;
 use crate::manifest::Package;
 use crate::path::ImagePath;
-
-/// What systemd would mount and a container may not; masked, or its boot would end "degraded".
-const MASKED_UNITS: [&str; 2] = ["sys-kernel-debug.mount", "sys-kernel-tracing.mount"];
-/// Where systemd's own program is, with and without a merged `/usr`.
-const SYSTEMD_PROGRAMS: [&[u8]; 2] = [b"usr/lib/systemd/systemd", b"lib/systemd/systemd"];
 
 /// A root in the making.
 pub(super) struct Assembly {
@@ -72,7 +68,7 @@ impl Assembly {
     }
 
     fn interest(&mut self, path: &ImagePath, entry: &NewEntry) -> Interest {
-        self.has_systemd |= SYSTEMD_PROGRAMS.contains(&path.as_bytes());
+        self.has_systemd |= systemd::is_program(path.as_bytes());
         let is_file = matches!(entry.kind, NewKind::File { .. });
         let account = ACCOUNT_FILES.iter().position(|file| file.as_bytes() == path.as_bytes());
         match account {
@@ -114,7 +110,7 @@ impl Assembly {
         // The walk lends the writer and the filter at once; the rest of this is beside them meanwhile.
         let Self { writer, normaliser, has_systemd, .. } = self;
         let mut filter = |path: &ImagePath, entry: &mut NewEntry| {
-            *has_systemd |= SYSTEMD_PROGRAMS.contains(&path.as_bytes());
+            *has_systemd |= systemd::is_program(path.as_bytes());
             normaliser.decide(path, entry)
         };
         let report = walk_directory(root, writer, &mut filter)?;
@@ -200,14 +196,22 @@ impl Assembly {
         }
     }
 
-    /// Masks what systemd cannot mount, if systemd is there and nobody else decided about it.
-    pub(super) fn mask_units(&mut self) -> Result<(), AddEntryError> {
-        for unit in MASKED_UNITS.iter().filter(|_| self.has_systemd) {
-            let path = ImagePath::parse(format!("etc/systemd/system/{unit}")).expect("a short plain path");
-            if self.writer.kind(&path).is_none() {
-                let kind = NewKind::Symlink(b"/dev/null".as_slice().into());
-                let attributes = self.attributes(0o777, (0, 0));
-                self.writer.add(path, NewEntry { kind, attributes }, &mut io::empty())?;
+    /// Adds what systemd needs, if it is there.
+    pub(super) fn suit_systemd(&mut self) -> Result<(), BuildCause> {
+        let parse = |path| ImagePath::parse(path).expect("a short plain path");
+        let additions = if self.has_systemd { &systemd::ADDITIONS[..] } else { &[] };
+        for &Addition { path, content, needs } in additions {
+            let is_wanted = needs.is_none_or(|needed| self.writer.kind(&parse(needed)).is_some());
+            if !is_wanted || self.writer.kind(&parse(path)).is_some() {
+                continue;
+            }
+            match content {
+                Content::Text(text) => self.add_bytes(path, self.attributes(0o644, (0, 0)), text.as_bytes())?,
+                Content::Masked => {
+                    let kind = NewKind::Symlink(b"/dev/null".as_slice().into());
+                    let entry = NewEntry { kind, attributes: self.attributes(0o777, (0, 0)) };
+                    self.writer.add(parse(path), entry, &mut io::empty())?;
+                }
             }
         }
         Ok(())

@@ -417,7 +417,7 @@ impl Build<'_> {
 }
 
 fn finish(mut assembly: Assembly, mount_plan: &MountPlan) -> Result<(WrittenImage, Vec<Package>), BuildCause> {
-    assembly.mask_units()?;
+    assembly.suit_systemd()?;
     let (mut writer, packages) = assembly.into_parts();
     add_missing_places(&mut writer, mount_plan)?;
     Ok((writer.finish()?, packages))

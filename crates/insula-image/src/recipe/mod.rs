@@ -28,6 +28,7 @@ mod normalise;
 mod packages;
 mod parse;
 pub(crate) mod run;
+mod systemd;
 #[cfg(test)]
 mod tests;
 

@@ -136,12 +136,14 @@ fn directories_and_archives_are_normalised() {
     let store = TestStore::new();
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
-    for sub in ["etc", "var/lib/dpkg", "lib/systemd"] {
+    for sub in ["etc/ssh", "var/lib/dpkg", "lib/systemd", "usr/sbin"] {
         std::fs::create_dir_all(root.join(sub)).unwrap();
     }
     std::fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
     std::fs::write(root.join("etc/machine-id"), "0123\n").unwrap();
     std::fs::write(root.join("lib/systemd/systemd"), "").unwrap();
+    std::fs::write(root.join("usr/sbin/sshd"), "").unwrap();
+    std::fs::write(root.join("etc/ssh/ssh_host_rsa_key"), "everybody's").unwrap();
     let status = "Package: curl\nStatus: install ok installed\nArchitecture: amd64\nVersion: 7.88\n\n";
     std::fs::write(root.join("var/lib/dpkg/status"), status).unwrap();
     let mut archive = tar::Builder::new(std::fs::File::create(directory.path().join("root.tar")).unwrap());
@@ -159,6 +161,10 @@ fn directories_and_archives_are_normalised() {
         assert!(text(&store, &image, "etc/passwd").contains("app:x:1000"));
         let masked = inode(&manifest, "etc/systemd/system/sys-kernel-debug.mount").unwrap();
         assert!(matches!(&masked.kind, InodeKind::Symlink(target) if &**target == b"/dev/null"));
+        assert!(inode(&manifest, "etc/ssh/ssh_host_rsa_key").is_none());
+        assert!(
+            text(&store, &image, "etc/systemd/system/ssh.service.d/insula.conf").contains("insula-ssh-keys.service")
+        );
         let newest = manifest.tree.inodes().iter().map(|inode| inode.attributes.mtime.seconds).max();
         assert!(newest <= Some(1_704_067_200), "{newest:?}");
     }
