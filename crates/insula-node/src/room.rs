@@ -6,8 +6,11 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use insula_api::{Problem, ProblemCode};
+use insula_api::{Finding, FindingLevel, Problem, ProblemCode};
 use insula_model::{Bytes, ImageId};
+
+/// What makes room.
+const REMEDY: &str = "delete something (insula prune, insula image gc), or lower capacity.disk_reserve";
 
 /// The file system of the node's state, and how much of it is kept free.
 #[derive(Debug, Clone)]
@@ -30,17 +33,32 @@ impl Room {
     /// Admission, with what is free.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         // Where it cannot be asked, the write that follows says so.
-        let Ok(disk) = rustix::fs::statvfs(&self.place) else { return Ok(()) };
-        let (free, reserve) = (Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)), self.reserve);
-        if free >= reserve {
-            return Ok(());
+        match self.free() {
+            Some(free) if free < self.reserve => {
+                let detail = format!("disk: {}", self.words(free));
+                Err(Problem::new(ProblemCode::Admission, detail).with_remedy(REMEDY))
+            }
+            _ => Ok(()),
         }
-        let place = self.place.display();
-        Err(Problem::new(
-            ProblemCode::Admission,
-            format!("disk: {free} of space left on the file system of {place}, {reserve} are kept"),
-        )
-        .with_remedy("delete something (insula prune, insula image gc), or lower capacity.disk_reserve"))
+    }
+
+    /// How the file system stands.
+    pub(crate) fn finding(&self) -> Option<Finding> {
+        let free = self.free()?;
+        let (level, remedy) = match free < self.reserve {
+            true => (FindingLevel::Failure, Some(REMEDY.to_owned())),
+            false => (FindingLevel::Good, None),
+        };
+        Some(Finding { subject: "disk".to_owned(), level, detail: self.words(free), remedy })
+    }
+
+    fn free(&self) -> Option<Bytes> {
+        let disk = rustix::fs::statvfs(&self.place).ok()?;
+        Some(Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)))
+    }
+
+    fn words(&self, free: Bytes) -> String {
+        format!("{free} of space left on the file system of {}, {} are kept", self.place.display(), self.reserve)
     }
 
     /// Does work that makes `image`, which asks its argument whether to stop: as soon as it is `cancelled`, or the room

@@ -288,6 +288,9 @@ fn live_nothing_new_is_taken_on_when_the_disk_reserve_is_touched() {
     node.start_daemon();
     let said = node.fails(6, ["create", "--name", "c", "busybox", "true"]);
     assert!(said.contains("of space left") && said.contains("capacity.disk_reserve"), "{said}");
+    let doctor = node.run(["doctor"]);
+    let disk = doctor.stdout.lines().find(|line| line.split_whitespace().nth(1) == Some("disk"));
+    assert_eq!((doctor.code, disk.map(|line| line.starts_with("failure"))), (1, Some(true)), "{}", doctor.stdout);
     assert_eq!(node.json(["list"]), serde_json::json!([]));
     node.ok(["run", "--rm", "busybox", "true"]);
 }

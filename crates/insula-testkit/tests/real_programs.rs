@@ -131,7 +131,7 @@ fn live_debian_a_package_is_installed_in_a_writable_root() {
     let script = "set -e; mkdir -p /tmp/p/DEBIAN /tmp/p/opt; echo from-package >/tmp/p/opt/own; \
                   printf 'Package: own\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b>\\nDescription: d\\n' \
                   >/tmp/p/DEBIAN/control; dpkg-deb --build /tmp/p /tmp/own.deb >/dev/null; \
-                  dpkg --install /tmp/own.deb >/dev/null; cat /opt/own; dpkg-query --show own";
+                  apt-get --quiet=2 install /tmp/own.deb >/dev/null 2>&1; cat /opt/own; dpkg-query --show own";
     let run = node.ok(["run", "--rm", "--root", "writable", "debian", "sh", "-c", script]);
     assert_eq!(run.text(), "from-package\nown\t1");
 }

@@ -33,6 +33,7 @@ pub(super) async fn version(State(context): Shared) -> Answered<VersionView> {
 pub(super) async fn doctor(State(context): Shared) -> Answered<NodeReport> {
     let mut findings = context.host.findings().await;
     findings.extend(context.images.findings());
+    findings.extend(context.images.room().finding());
     findings.push(context.config.socket_group.finding(&context.config.socket));
     let sizes = context.directory.all().into_iter().map(|handle| handle.snapshot().spec.resources.data_size);
     findings.push(data_finding(context.config.defaults.data_size, sizes));
