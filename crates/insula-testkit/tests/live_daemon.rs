@@ -153,6 +153,30 @@ fn live_a_killed_launcher_and_a_killed_keeper_are_replaced() {
     node.ok(["delete", "--force", "logs", "ends"]);
 }
 
+/// Handles of processes that one of the node's programs has open.
+fn process_handles(node: &Node, servant: &str) -> usize {
+    let folder = format!("/proc/{}/fd", node.servant(servant).unwrap().as_raw_nonzero());
+    let targets = std::fs::read_dir(folder).unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    targets.filter(|target| target.to_string_lossy().contains("pidfd")).count()
+}
+
+#[test]
+fn live_a_keeper_that_dies_before_it_was_told_of_an_end_hands_nothing_on() {
+    let node = node();
+    let handles = || ["insula-launcher", "insula-keeper"].map(|servant| process_handles(&node, servant));
+    let (handles_before, groups_before) = (handles(), node.on_host().cgroups.len());
+    node.ok(["run", "-d", "--name", "c", "busybox", "sleep", "600"]);
+    assert_ne!(handles(), handles_before);
+    let keeper = node.servant("insula-keeper").unwrap();
+    kill_process(keeper, Signal::STOP).unwrap();
+    let mut client = node.insula(["delete", "--force", "c"]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("its groups are gone", || (node.on_host().cgroups.len() == groups_before).then_some(()));
+    kill_process(keeper, Signal::KILL).unwrap();
+    assert!(client.wait().unwrap().success());
+    eventually("another one has its place", || node.servant("insula-keeper").filter(|now| *now != keeper));
+    eventually("nobody holds the process that ended", || (handles() == handles_before).then_some(()));
+}
+
 #[test]
 fn live_a_launcher_that_is_asked_to_end_ends_and_takes_along_what_has_nothing_to_do() {
     let mut node = node();

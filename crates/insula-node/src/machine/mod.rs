@@ -201,13 +201,12 @@ impl Machine {
         let plan = start::sealed_memfd(&plan_sweep(&request).encode())
             .map_err(|error| Problem::from_chain(ProblemCode::Internal, &error))?;
         let keep = LauncherRequest::Keep(KeeperRequest::RemoveContainer { container: id });
-        // Both at once: the keeper writes what is left in the pipes while the worker removes groups and link.
-        let (_, kept) = self.link.send(keep, &[]).await?;
-        let swept = self.link.call(LauncherRequest::Sweep { container: id }, &[std::os::fd::AsFd::as_fd(&plan)]).await;
-        if let Ok(Err(problem)) = kept.await {
-            tracing::debug!(container = %id, detail = problem.detail, "keeper");
-        }
-        swept.map(drop)
+        let fds = [std::os::fd::AsFd::as_fd(&plan)];
+        let sweep = LauncherRequest::Sweep { container: id };
+        // Both at once: the keeper writes what is left in the pipes while the worker removes groups and link. A keeper that
+        // died before it was told would hand on for ever what it holds of the container.
+        let (kept, swept) = tokio::join!(self.link.call(keep, &[]), self.link.call(sweep, &fds));
+        kept.and(swept).map(drop)
     }
 
     /// Runs blocking work on a thread for that.
