@@ -20,7 +20,7 @@ use insula_model::ContainerId;
 use crate::container::driver::{self, Subject};
 use crate::container::facts::Facts;
 use crate::container::record::{ContainerRecord, Kept};
-use crate::container::words::Found;
+use crate::container::words::{Found, Unfinished};
 use crate::context::Context;
 use crate::host::FoundContainer;
 use crate::machine::Traces;
@@ -94,6 +94,9 @@ async fn adopt_one(
         Err(problem) => tracing::error!(container = %record.name, detail = problem.detail, "addresses"),
     }
     let mut facts = context.facts.facts(record.id).unwrap_or_else(|| facts_after_reboot(context, &record));
+    if record.of_operation {
+        facts.unfinished = Some(Unfinished::Delete);
+    }
     let (found, started) = match running {
         Some(running) => {
             // What runs has room already, whatever the capacity is now.
@@ -106,6 +109,7 @@ async fn adopt_one(
                 facts.traces = record.traces();
             }
             facts.pid = Some(running.started.pid);
+            facts.reason = None;
             (if running.frozen { Found::Paused } else { Found::Running }, Some(running.started))
         }
         None => (at_rest(&mut facts), None),

@@ -82,7 +82,7 @@ async fn start(context: &Arc<Context>, view: &ImageView, command: &[String]) -> 
     }
     spec.labels.insert("insula.test".to_owned(), view.image.to_string());
     let request = CreateContainer { name: None, spec, strict: true, remove: true, attach: false, start: true };
-    let (handle, _) = api::create_container(context, request).await?;
+    let (handle, _) = api::create_container(context, request, api::Owner::Operation).await?;
     let container = TestContainer(handle);
     container.0.ask(Ask::Start).await?;
     Ok(container)

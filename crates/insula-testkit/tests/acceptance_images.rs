@@ -301,6 +301,27 @@ fn with_check(command: &str) -> String {
 }
 
 #[test]
+fn live_a02_a_test_whose_daemon_is_killed_leaves_nothing_and_others_containers_alone() {
+    let mut node = Node::start();
+    build(&node, "slow", &with_check("sleep 600"));
+    node.ok(["run", "-d", "--rm", "--name", "other", "small@slow", "sleep", "600"]);
+    let mut test = node.insula(["image", "test", "small@slow"]);
+    let mut client = test.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let containers = |node: &Node| node.json(["list"]).as_array().unwrap().clone();
+    eventually("its container runs", || {
+        let all = containers(&node);
+        (all.len() == 2 && all.iter().all(|container| container["state"] == "running")).then_some(())
+    });
+    node.kill_daemon();
+    assert_ne!(client.wait().unwrap().code(), Some(0));
+    node.start_daemon();
+    let left = eventually("its container is gone", || Some(containers(&node)).filter(|left| left.len() == 1));
+    assert_eq!((&left[0]["name"], &left[0]["state"]), (&"other".into(), &"running".into()));
+    assert!(node.show("other")["reason"].is_null(), "{}", node.show("other"));
+    assert!(node.fails(4, ["image", "promote", "small@slow"]).contains("never tested"));
+}
+
+#[test]
 fn live_a02_only_an_image_that_passed_its_own_checks_is_promoted_and_stays_the_same_byte_by_byte() {
     let node = Node::start();
     let good = "test -d /data/service && grep -q 'Seccomp:.*2' /proc/self/status && ! touch /usr/x";

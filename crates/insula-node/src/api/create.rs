@@ -62,7 +62,7 @@ pub(crate) async fn create_and_tell(
     context: &Arc<Context>,
     request: CreateContainer,
 ) -> Result<(ContainerHandle, CreatedContainer), Problem> {
-    let (handle, resolved) = create_container(context, request).await?;
+    let (handle, resolved) = create_container(context, request, Owner::Administrator).await?;
     let snapshot = handle.snapshot();
     let mut warnings: Vec<String> = resolved.warning.into_iter().collect();
     if !snapshot.spec.volumes.is_empty() {
@@ -75,6 +75,15 @@ pub(crate) async fn create_and_tell(
     Ok((handle, CreatedContainer { id, name, image: resolved.image, warnings, attach_token: None }))
 }
 
+/// For whom a container is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Who administers the node.
+    Administrator,
+    /// An operation of the daemon's, with which it goes.
+    Operation,
+}
+
 /// Creates a container and its driver.
 ///
 /// # Errors
@@ -83,6 +92,7 @@ pub(crate) async fn create_and_tell(
 pub(crate) async fn create_container(
     context: &Arc<Context>,
     request: CreateContainer,
+    owner: Owner,
 ) -> Result<(ContainerHandle, Resolved), Problem> {
     check(&request)?;
     let strictness = if request.strict { Strictness::Strict } else { Strictness::FallBack };
@@ -121,6 +131,7 @@ pub(crate) async fn create_container(
         created: Timestamp::now(),
         wanted: Wanted::Stopped,
         remove: request.remove,
+        of_operation: owner == Owner::Operation,
         last_run: None,
     };
     // One that is run at once and goes at its end needs no commit.

@@ -25,7 +25,7 @@ use utoipa_axum::routes;
 
 use crate::context::Context;
 
-pub(crate) use create::{create_and_tell, create_container};
+pub(crate) use create::{Owner, create_and_tell, create_container};
 pub(crate) use listen::{bind, open_to_group, remove_stale, serve};
 
 /// Largest request body, in bytes.

@@ -43,6 +43,9 @@ pub(crate) struct ContainerRecord {
     /// Whether it is deleted when it ends; from its first start on such a record is in the run directory only.
     #[serde(default)]
     pub(crate) remove: bool,
+    /// Whether an operation of the daemon's made it for itself: it goes with the daemon that had the operation.
+    #[serde(default)]
+    pub(crate) of_operation: bool,
     /// How the last run went, while nothing runs.
     #[serde(default)]
     pub(crate) last_run: Option<LastRun>,

@@ -21,6 +21,7 @@ fn record(number: u128) -> ContainerRecord {
         created: jiff::Timestamp::UNIX_EPOCH,
         wanted: Wanted::Stopped,
         remove: false,
+        of_operation: false,
         last_run: None,
     }
 }
