@@ -93,7 +93,11 @@ async fn adopt_one(
         Ok(addresses) => record.addresses = addresses,
         Err(problem) => tracing::error!(container = %record.name, detail = problem.detail, "addresses"),
     }
-    let mut facts = context.facts.facts(record.id).unwrap_or_else(|| facts_after_reboot(context, &record));
+    let known = context.facts.facts(record.id);
+    let mut facts = known.unwrap_or_else(|| match running {
+        Some(_) => facts_while_it_runs(&record),
+        None => facts_after_reboot(context, &record),
+    });
     if record.of_operation {
         facts.unfinished = Some(Unfinished::Delete);
     }
@@ -122,6 +126,12 @@ async fn adopt_one(
 /// Whether the container ran at any time: its log is made by its first start.
 fn was_started(context: &Context, record: &ContainerRecord) -> bool {
     context.host.log_directory(record.id).exists()
+}
+
+/// What is known of a container that runs and goes when it ends: its record alone is written.
+fn facts_while_it_runs(record: &ContainerRecord) -> Facts {
+    let image = Some(record.wanted_image().clone());
+    Facts { image, started: Some(record.created), traces: record.traces(), ..Facts::default() }
 }
 
 /// What is known of a container whose facts are lost.

@@ -210,6 +210,19 @@ impl Node {
         self.on_host()
     }
 
+    /// Elements of all sets and maps of its packet filter table: addresses and ports of containers, names of links.
+    ///
+    /// # Panics
+    ///
+    /// `nft` cannot be run.
+    pub fn table_elements(&self) -> usize {
+        let Some((family, name)) = self.on_host().tables.into_iter().next() else { return 0 };
+        let listed = Command::new("nft").args(["list", "table", &family, &name]).output().unwrap();
+        let text = String::from_utf8_lossy(&listed.stdout);
+        let lists = text.split("elements = {").skip(1).filter_map(|rest| rest.split('}').next());
+        lists.map(|list| list.split(',').count()).sum()
+    }
+
     /// Process id of one of the node's other programs (`insula-launcher`, `insula-keeper`, `insula-guest`), if it runs.
     #[must_use]
     pub fn servant(&self, program: &str) -> Option<Pid> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -81,6 +82,28 @@ fn live_a_daemon_killed_while_containers_start_finishes_or_undoes_them() {
         }
         let words = ["delete", "--force"].into_iter().map(str::to_owned).chain(names(&node, &[]));
         node.ok(words.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn live_a_container_that_goes_when_it_ends_goes_wholly_under_whichever_daemon() {
+    let mut node = node();
+    let before = node.table_elements();
+    for dies in [false, true] {
+        for end in [&["stop", "--timeout", "0", "c"][..], &["kill", "c"], &["exec", "c", "kill", "-9", "-1"]] {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let publish = format!("127.0.0.1:{port}:80");
+            node.ok(["run", "-d", "--rm", "--name", "c", "-p", &publish, "busybox", "sh", "-c", "sleep 600; true"]);
+            assert!(node.table_elements() > before);
+            if dies {
+                node.kill_daemon();
+                node.start_daemon();
+            }
+            node.run(end);
+            eventually("it is gone", || names(&node, &[]).is_empty().then_some(()));
+            assert_eq!(node.table_elements(), before, "{end:?}, killed: {dies}");
+            assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "the port is free again");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Random operations and random deaths for a while; afterwards nothing is left and everything still answers.
 #![allow(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "an integration test is one module")]
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use insula_testkit::{Node, eventually};
@@ -20,6 +21,9 @@ const SEED_VARIABLE: &str = "INSULA_SOAK_SEED";
 
 /// Longest until nothing of what was deleted is left.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// After so many operations that succeeded each kind has succeeded, too.
+const ENOUGH: u32 = 1_000;
 
 /// Names that the operations choose from.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -43,32 +47,36 @@ impl Random {
     }
 }
 
+/// Host ports that are published: none that the kernel gives out by itself.
+const PORTS: std::ops::Range<u64> = 20_000..30_000;
+
 /// Words of one operation. It may be refused for good reasons (no such container, busy, a program that was killed).
-fn operation(random: &mut Random) -> Vec<&'static str> {
+fn operation(random: &mut Random) -> Vec<String> {
     let name = random.name();
-    match random.below(13) {
-        0..=2 => {
-            let endless = "while :; do date; sleep 0.2; done";
-            vec!["run", "-d", "--name", name, "-p", "127.0.0.1:0:80", "busybox", "sh", "-c", endless]
-        }
-        3 => vec!["run", "--rm", "busybox", "true"],
-        4 => vec!["run", "--rm", "--root", "writable", "busybox", "touch", "/data/x", "/usr/x"],
-        5 => vec!["exec", name, "true"],
-        6 => vec!["stop", "--timeout", "0", name],
-        7 => vec!["start", name],
-        8 => vec!["restart", "--timeout", "0", name],
-        9 => vec!["kill", name],
-        10 => {
-            vec!["run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", "sleep 0.1; exit 1"]
-        }
-        11 => vec!["delete", "--force", name],
-        _ => vec!["list"],
-    }
+    let port = format!("127.0.0.1:{}:80", PORTS.start + random.below(PORTS.end - PORTS.start));
+    let endless = "while :; do date; sleep 0.2; done";
+    let words: &[&str] = match random.below(16) {
+        0..=2 => &["run", "-d", "--name", name, "-p", &port, "busybox", "sh", "-c", endless],
+        3 => &["run", "--rm", "busybox", "true"],
+        4 => &["run", "--rm", "--root", "writable", "busybox", "touch", "/data/x", "/usr/x"],
+        5 => &["exec", name, "true"],
+        6 => &["stop", "--timeout", "0", name],
+        7 => &["start", name],
+        8 => &["restart", "--timeout", "0", name],
+        9 => &["kill", name],
+        10 => &["run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", "sleep 0.1; exit 1"],
+        11 => &["delete", "--force", name],
+        12 => &["run", "-d", "--rm", "--name", name, "-p", &port, "busybox", "sh", "-c", endless],
+        13 => &["pause", name],
+        14 => &["resume", name],
+        _ => &["list"],
+    };
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// Operations at the same time; one of the node's programs dies when some of them are done. All must end, and none as
 /// a bug of ours.
-fn operate(node: &mut Node, random: &mut Random) {
+fn operate(node: &mut Node, random: &mut Random, done: &mut BTreeMap<String, u32>) {
     let clients = (0..4).map(|_| {
         let words = operation(random);
         let mut client = node.insula(&words);
@@ -86,10 +94,11 @@ fn operate(node: &mut Node, random: &mut Random) {
             }
         }
         let Some((words, client)) = clients.get_mut(index) else { break };
-        eventually(&format!("{words:?} ends"), || client.try_wait().unwrap());
+        let ended = eventually(&format!("{words:?} ends"), || client.try_wait().unwrap());
         let mut said = String::new();
         client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert!(!said.contains("panicked"), "{words:?}: {said}");
+        assert!(!said.contains("panicked") && !said.contains("For more information"), "{words:?}: {said}");
+        *done.entry(words[0].clone()).or_default() += u32::from(ended.success());
     }
     if !node.has_daemon() {
         node.start_daemon();
@@ -108,7 +117,7 @@ fn held(node: &Node) -> Vec<(String, usize)> {
         ("data directories".to_owned(), entries(node.state_dir().join("v"))),
         ("other directories".to_owned(), entries(node.state_dir().join("containers"))),
         ("facts".to_owned(), entries(node.run_dir().join("containers"))),
-        ("elements of the table".to_owned(), table_elements(node)),
+        ("elements of the table".to_owned(), node.table_elements()),
     ];
     for servant in ["insula-launcher", "insula-keeper"] {
         let Some(pid) = node.servant(servant) else { continue };
@@ -119,15 +128,6 @@ fn held(node: &Node) -> Vec<(String, usize)> {
         held.push((format!("mounts of {servant}"), mounts.lines().filter(own).count()));
     }
     held
-}
-
-/// Addresses and ports of containers that the node's table knows.
-fn table_elements(node: &Node) -> usize {
-    let table = node.on_host().tables.into_iter().next();
-    let Some((family, name)) = table else { return 0 };
-    let listed = Command::new("nft").args(["list", "table", &family, &name]).output().unwrap();
-    // Links are named after containers.
-    String::from_utf8_lossy(&listed.stdout).matches("\"insula").count()
 }
 
 /// What the descriptors of launcher and keeper are, for the words of a failure.
@@ -169,10 +169,11 @@ fn live_random_operations_and_deaths_leave_nothing() {
     node.ok(["run", "--rm", "busybox", "true"]);
     let (before, descriptors_before) = (held(&node), descriptors(&node));
     let end = Instant::now() + Duration::from_secs(seconds);
+    let mut done = BTreeMap::new();
     let mut base = None;
     let mut daemon = node.daemon_pid();
     while Instant::now() < end {
-        operate(&mut node, &mut random);
+        operate(&mut node, &mut random, &mut done);
         if daemon != node.daemon_pid() {
             (daemon, base) = (node.daemon_pid(), None);
         }
@@ -180,6 +181,9 @@ fn live_random_operations_and_deaths_leave_nothing() {
         let grown = resident_kib(daemon).saturating_sub(base);
         assert!(grown <= GROWTH_KIB_MAX, "the daemon grew by {grown} KiB");
     }
+    println!("{done:?}");
+    let is_enough = done.values().sum::<u32>() > ENOUGH;
+    assert!(!is_enough || done.values().all(|count| *count > 0), "an operation never worked: {done:?}");
     eventually("starts work", || (node.run(["run", "--rm", "busybox", "true"]).code == 0).then_some(()));
     for container in node.json(["list"]).as_array().unwrap() {
         let name = container["name"].as_str().unwrap();

@@ -385,6 +385,8 @@ impl Lifecycle {
     }
 
     fn begin_cleaning(&mut self, next: Next) {
+        let goes = self.at_end == AtEnd::Delete && matches!(next, Next::Rest(..));
+        let next = if goes { Next::Delete } else { next };
         self.effects.push(Effect::DisarmStop);
         self.effects.push(Effect::Sweep);
         self.phase = Phase::Cleaning(next);
@@ -468,9 +470,6 @@ impl Lifecycle {
             }
             self.keep_change();
             self.finish_upgrade(Reply::Done);
-        }
-        if self.at_end == AtEnd::Delete {
-            return self.begin_cleaning(Next::Delete);
         }
         let pause = if self.user_stopped { None } else { backoff::pause(self.policy, self.restarts, code) };
         self.begin_cleaning(Next::Rest(Rest::Stopped, pause));
