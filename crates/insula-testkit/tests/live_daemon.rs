@@ -107,6 +107,20 @@ fn live_a_container_that_goes_when_it_ends_goes_wholly_under_whichever_daemon() 
     }
 }
 
+#[test]
+fn live_a_container_that_goes_when_it_ends_is_under_the_next_daemon_what_it_was_made() {
+    let mut node = node();
+    node.ok(["run", "-d", "--rm", "--name", "c", "busybox", "sleep", "600"]);
+    node.ok(["rename", "c", "other"]);
+    node.ok(["set", "other", "memory.limit=64MiB", "label.kind=x"]);
+    node.kill_daemon();
+    node.start_daemon();
+    let shown = node.show("other");
+    let memory = &shown["effective_resources"]["memory_limit"];
+    assert_eq!((memory, &shown["labels"]["kind"]), (&(64 << 20).into(), &"x".into()), "{shown}");
+    assert_eq!(names(&node, &[]), ["other"]);
+}
+
 /// What is asked of a running container when the daemon dies, and the states in which it may be found.
 const INTERRUPTED: [(&[&str], &[&str]); 5] = [
     (&["stop", "c"], &["running", "stopped"]),

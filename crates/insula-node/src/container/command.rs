@@ -9,7 +9,6 @@ use insula_model::{ContainerName, ContainerState};
 use super::driver::Driver;
 use super::handle::{AnswerSender, gone};
 use super::lend::{Lent, LentFiles};
-use super::record::Kept;
 use super::words::{Activity, Ask, ChangePending, Input, Reply, Ticket};
 use crate::host::Streams;
 use crate::settings::Change;
@@ -94,11 +93,9 @@ impl Driver {
         {
             self.context.ledger.reserve(record.id, &resolved.resources)?;
         }
-        if self.kept == Kept::Stored
-            && let Err(error) = self.context.store.put(record.clone()).await
-        {
+        if let Err(problem) = self.put(&record).await {
             self.context.ledger.adopt(self.record.id, &old_limits);
-            return Err(Problem::from_chain(ProblemCode::Internal, &error));
+            return Err(problem);
         }
         let health_before = std::mem::replace(&mut self.record, record).spec.health;
         self.resolve();
@@ -127,13 +124,11 @@ impl Driver {
             return;
         }
         let former = std::mem::replace(&mut self.record.name, name);
-        if self.kept == Kept::Stored
-            && let Err(error) = self.context.store.put(self.record.clone()).await
-        {
+        if let Err(problem) = self.put(&self.record).await {
             self.record.name = former;
             // The new name was free a moment ago and the old one still is ours, so this cannot be refused.
             self.context.directory.rename(self.record.id, &self.record.name).ok();
-            answer.send(Err(Problem::from_chain(ProblemCode::Internal, &error))).ok();
+            answer.send(Err(problem)).ok();
             return;
         }
         self.publish();

@@ -1,9 +1,13 @@
 //! What a driver writes down: intent to the store, facts to the run directory, and when it forgets both.
 
+use std::io;
+
+use futures_util::future::BoxFuture;
+use insula_api::{Problem, ProblemCode};
 use insula_model::RestartPolicy;
 
 use super::driver::{Driver, Happening};
-use super::record::{Kept, LastRun};
+use super::record::{ContainerRecord, Kept, LastRun};
 use super::words::Wanted;
 use crate::store::CommitError;
 
@@ -44,11 +48,41 @@ impl Driver {
         }
     }
 
+    /// Writes `record` to where this container's is, and waits for it.
+    pub(super) fn put(&self, record: &ContainerRecord) -> BoxFuture<'static, Result<(), Problem>> {
+        match self.kept {
+            Kept::Stored => {
+                let stored = self.context.store.put(record.clone());
+                let told = |error| Problem::from_chain(ProblemCode::Internal, &error);
+                Box::pin(async move { stored.await.map_err(told) })
+            }
+            Kept::WhileItRuns => {
+                let written = self.write_record(record);
+                let told = |error| Problem::from_chain(ProblemCode::Internal, &error);
+                Box::pin(std::future::ready(written.map_err(told)))
+            }
+        }
+    }
+
+    /// Of one that is not in the store. Until it is started nobody is to find it.
+    fn write_record(&self, record: &ContainerRecord) -> io::Result<()> {
+        if self.facts.pid.is_none() {
+            return Ok(());
+        }
+        self.context.facts.write_record(record)
+    }
+
     pub(super) fn save_if_needed(&mut self) {
-        if !self.unsaved || self.saving || self.kept != Kept::Stored {
+        if !self.unsaved || self.saving {
             return;
         }
         self.unsaved = false;
+        if self.kept == Kept::WhileItRuns {
+            if let Err(error) = self.write_record(&self.record) {
+                tracing::warn!(container = %self.record.name, %error, "record");
+            }
+            return;
+        }
         self.saving = true;
         let saved = self.context.store.put(self.record.clone());
         self.happenings.push(Box::pin(async move { Happening::Saved(saved.await) }));
