@@ -36,6 +36,7 @@ impl Change {
             record.spec.image = asked.clone();
             record.next_image = (record.image != *image).then(|| image.clone());
             record.trial_health.clone_from(&self.trial_health);
+            record.upgrade_grace = None;
             record.rolled_back = None;
         }
     }

@@ -125,6 +125,7 @@ pub(crate) async fn create_container(
         previous_image: None,
         next_image: None,
         trial_health: None,
+        upgrade_grace: None,
         rolled_back: None,
         ids,
         addresses,

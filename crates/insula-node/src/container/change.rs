@@ -20,12 +20,14 @@ impl Driver {
             self.record.rolled_back = None;
         }
         self.record.trial_health = None;
+        self.record.upgrade_grace = None;
         self.unsaved = true;
     }
 
     pub(super) fn drop_change(&mut self) {
         self.record.next_image = None;
         self.record.trial_health = None;
+        self.record.upgrade_grace = None;
         self.record.spec.image = self.record.image.clone().into();
         self.resolve();
         let reason = self.record.rolled_back.clone().unwrap_or_default();

@@ -68,7 +68,7 @@ impl Driver {
         let is_busy = matches!(self.lifecycle.state(), Some(ContainerState::Starting | ContainerState::Stopping));
         let changed = match self.lent {
             _ if is_busy => Ok(Answer::Done),
-            Lent::No => self.set(change).await,
+            Lent::No => self.set(change, Some(grace)).await,
             _ => Err(self.lent_problem()),
         };
         match changed {
@@ -78,12 +78,16 @@ impl Driver {
         }
     }
 
-    pub(super) async fn set(&mut self, change: Change) -> Result<Answer, Problem> {
+    /// Takes the changes; `upgrade` is the grace of the restart that follows if it runs.
+    pub(super) async fn set(&mut self, change: Change, upgrade: Option<Duration>) -> Result<Answer, Problem> {
         if self.lifecycle.upgrading() {
             return Err(self.busy(Activity::Upgrade));
         }
         let mut record = self.record.clone();
         change.apply(&mut record);
+        if self.facts.pid.is_some() {
+            record.upgrade_grace = upgrade.or(record.upgrade_grace);
+        }
         if record.spec.network != self.record.spec.network {
             record.addresses = self.context.host.claim_addresses(record.spec.network, record.addresses)?;
         }

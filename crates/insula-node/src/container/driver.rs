@@ -210,6 +210,9 @@ impl Driver {
         let up = matches!(self.lifecycle.state(), Some(ContainerState::Running | ContainerState::Paused));
         let on_trial = up && self.record.next_image.is_some() && self.facts.image == self.record.next_image;
         let unfinished = self.facts.unfinished.filter(|what| !(up && *what == Unfinished::Start));
+        let is_untried = up && !on_trial && self.record.next_image.is_some();
+        let upgrade = self.record.upgrade_grace.filter(|_| is_untried).map(|grace| Unfinished::Restart { grace });
+        let unfinished = unfinished.or(upgrade);
         if let Some(unfinished) = unfinished {
             tracing::info!(container = %self.record.name, ?unfinished, "finished now");
             let effects = self.lifecycle.finish(unfinished);
@@ -255,7 +258,7 @@ impl Driver {
                 }
             }
             Command::Set { change, answer } => {
-                answer.send(self.set(*change).await).ok();
+                answer.send(self.set(*change, None).await).ok();
             }
             Command::Upgrade { change, grace, answer } => self.upgrade(*change, grace, answer).await,
             Command::Rename { name, answer } => self.rename(name, answer).await,

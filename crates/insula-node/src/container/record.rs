@@ -1,5 +1,7 @@
 //! Intent: what the store keeps of a container.
 
+use std::time::Duration;
+
 use insula_model::{ContainerId, ContainerName, ContainerSpec, HealthCheck, IdRange, ImageId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,9 @@ pub(crate) struct ContainerRecord {
     /// How that version proves good, when the upgrade said; the container's or image's own check when absent.
     #[serde(default)]
     pub(crate) trial_health: Option<HealthCheck>,
+    /// The time from stop signal to kill of the restart that an upgrade asks for, until that version proved good or not.
+    #[serde(default)]
+    pub(crate) upgrade_grace: Option<Duration>,
     /// Why the last change of image was taken back.
     #[serde(default)]
     pub(crate) rolled_back: Option<String>,

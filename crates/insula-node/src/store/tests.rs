@@ -15,6 +15,7 @@ fn record(number: u128) -> ContainerRecord {
         previous_image: None,
         next_image: None,
         trial_health: None,
+        upgrade_grace: None,
         rolled_back: None,
         ids: IdRange { base: 1 << 20, size: IdRange::SIZE },
         addresses: crate::container::record::Addresses::default(),
