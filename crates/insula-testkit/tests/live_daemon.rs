@@ -113,9 +113,15 @@ fn live_a_container_that_goes_when_it_ends_is_under_the_next_daemon_what_it_was_
     node.ok(["run", "-d", "--rm", "--name", "c", "busybox", "sleep", "600"]);
     node.ok(["rename", "c", "other"]);
     node.ok(["set", "other", "memory.limit=64MiB", "label.kind=x"]);
+    // That this is over is known, too.
+    node.ok(["restart", "--timeout", "0", "other"]);
+    let before = node.show("other");
     node.kill_daemon();
     node.start_daemon();
     let shown = node.show("other");
+    for key in ["state", "pid", "started"] {
+        assert_eq!(shown[key], before[key], "{key}");
+    }
     let memory = &shown["effective_resources"]["memory_limit"];
     assert_eq!((memory, &shown["labels"]["kind"]), (&(64 << 20).into(), &"x".into()), "{shown}");
     assert_eq!(names(&node, &[]), ["other"]);

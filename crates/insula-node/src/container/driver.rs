@@ -399,12 +399,11 @@ impl Driver {
         self.save_if_needed();
     }
 
-    /// Writes down what the next daemon is to finish, before anything of it is done. A start writes its facts itself,
-    /// and what is finished is written with what came of it.
+    /// Writes down what the next daemon is to finish, before anything of it is done, and that it is finished.
     fn note_unfinished(&mut self) {
         let unfinished = self.lifecycle.unfinished();
-        let before = std::mem::replace(&mut self.facts.unfinished, unfinished);
-        if unfinished != before && unfinished.is_some_and(|unfinished| unfinished != Unfinished::Start) {
+        if self.facts.unfinished != unfinished {
+            self.facts.unfinished = unfinished;
             self.write_facts();
         }
     }

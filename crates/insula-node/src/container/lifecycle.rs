@@ -260,7 +260,8 @@ impl Lifecycle {
             }
             Phase::Cleaning(next) => {
                 self.wait(ticket, Goal::Stopped);
-                self.phase = Phase::Cleaning(self.without_start(next));
+                let next = self.without_start(next);
+                self.phase = self.cleaning(next);
             }
             Phase::Gone => self.reply(ticket, Reply::Gone),
         }
@@ -385,11 +386,15 @@ impl Lifecycle {
     }
 
     fn begin_cleaning(&mut self, next: Next) {
-        let goes = self.at_end == AtEnd::Delete && matches!(next, Next::Rest(..));
-        let next = if goes { Next::Delete } else { next };
         self.effects.push(Effect::DisarmStop);
         self.effects.push(Effect::Sweep);
-        self.phase = Phase::Cleaning(next);
+        self.phase = self.cleaning(next);
+    }
+
+    /// One that goes when it ends comes to no rest.
+    fn cleaning(&self, next: Next) -> Phase {
+        let goes = self.at_end == AtEnd::Delete && matches!(next, Next::Rest(..));
+        Phase::Cleaning(if goes { Next::Delete } else { next })
     }
 
     fn end_trial(&mut self) {

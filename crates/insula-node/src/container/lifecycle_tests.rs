@@ -133,6 +133,24 @@ fn the_pause_before_a_restart_doubles_and_begins_anew_after_a_stable_run() {
 }
 
 #[test]
+fn one_that_goes_when_it_ends_goes_whenever_it_is_stopped() {
+    for has_ended in [false, true] {
+        let mut lifecycle = Lifecycle::new(Found::Running, RestartPolicy::No, AtEnd::Delete);
+        ask(&mut lifecycle, 1, Ask::Restart { grace: GRACE });
+        if has_ended {
+            lifecycle.step(exited(0));
+        }
+        ask(&mut lifecycle, 2, Ask::Stop { grace: GRACE });
+        if !has_ended {
+            lifecycle.step(exited(0));
+        }
+        let effects = lifecycle.step(Input::SweepEnded);
+        assert!(effects.contains(&Effect::Forget) && lifecycle.state().is_none(), "{effects:?}");
+        assert!(effects.contains(&Effect::Reply(Ticket(2), Reply::Done)), "{effects:?}");
+    }
+}
+
+#[test]
 fn a_stopped_container_is_not_restarted_by_its_policy() {
     let mut lifecycle = running(RestartPolicy::Always);
     ask(&mut lifecycle, 2, Ask::Kill(Signal::KILL));
